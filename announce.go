@@ -1,0 +1,302 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
+	logging "github.com/ipfs/go-log/v2"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// maxHeadsPerMessage keeps messages well below what pubsub carries, and
+	// bounds what a single message from a peer can ask for.
+	maxHeadsPerMessage = 4096
+
+	// broadcastTimeout bounds each Broadcast call, and retryPause is how long
+	// to wait after one that failed.
+	broadcastTimeout = 30 * time.Second
+	retryPause       = time.Second
+
+	// joinPause is the least time between announcements to peers that came.
+	joinPause = time.Second
+)
+
+// The announcer tells other replicas about the heads: at once about those
+// written here, and now and then about all.
+type announcer struct {
+	ctx      context.Context
+	bcast    Broadcaster // nil: an offline replica
+	log      logging.StandardLogger
+	frontier *frontier
+	delay    time.Duration // Options.BroadcastBatchDelay
+	interval time.Duration // Options.RebroadcastInterval
+
+	wake chan struct{} // holds a token while there is something to announce
+
+	mu      sync.Mutex
+	pending map[blockID]bool // to be announced
+	seen    map[blockID]bool // heads that others announced since the last round
+}
+
+func newAnnouncer(ctx context.Context, bcast Broadcaster, f *frontier, opts *Options) *announcer {
+	return &announcer{
+		ctx:      ctx,
+		bcast:    bcast,
+		log:      opts.Logger,
+		frontier: f,
+		delay:    opts.BroadcastBatchDelay,
+		interval: opts.RebroadcastInterval,
+		wake:     make(chan struct{}, 1),
+		pending:  make(map[blockID]bool),
+		seen:     make(map[blockID]bool),
+	}
+}
+
+// announce asks for new blocks to be announced. It does not block.
+func (a *announcer) announce(blocks []*block) {
+	if a.bcast == nil || len(blocks) == 0 {
+		return
+	}
+	a.mu.Lock()
+	for _, b := range blocks {
+		a.pending[b.id] = true
+	}
+	a.mu.Unlock()
+	a.poke()
+}
+
+// announceHeads asks for all heads to be announced, except those in without.
+func (a *announcer) announceHeads(without map[blockID]bool) {
+	heads, _ := a.frontier.get()
+	a.mu.Lock()
+	for id := range heads {
+		if !without[id] {
+			a.pending[id] = true
+		}
+	}
+	a.mu.Unlock()
+	a.poke()
+}
+
+func (a *announcer) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// sawHead notes that another replica knows a head, so that the next round can
+// leave it out.
+func (a *announcer) sawHead(id blockID) {
+	if heads, _ := a.frontier.get(); heads[id].Height == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen[id] = true
+}
+
+// run announces until the context ends, and then what is left.
+func (a *announcer) run() {
+	a.announceHeads(nil)
+	round := time.NewTimer(a.nextRound())
+	defer round.Stop()
+	for {
+		select {
+		case <-a.wake:
+			a.pause(a.delay)
+			a.sendPending(a.ctx)
+		case <-round.C:
+			a.announceHeads(a.takeSeen())
+			round.Reset(a.nextRound())
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}
+
+// nextRound is the interval, jittered by 30 % so that replicas do not all
+// speak at once.
+func (a *announcer) nextRound() time.Duration {
+	return time.Duration(float64(a.interval) * (0.7 + 0.6*rand.Float64()))
+}
+
+func (a *announcer) takeSeen() map[blockID]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := a.seen
+	a.seen = make(map[blockID]bool)
+	return seen
+}
+
+func (a *announcer) pause(d time.Duration) {
+	if d == 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-a.ctx.Done():
+	}
+}
+
+// sendPending announces what is pending. What fails stays pending.
+func (a *announcer) sendPending(ctx context.Context) {
+	heads := a.takePending()
+	for chunk := range slices.Chunk(heads, maxHeadsPerMessage) {
+		if err := a.send(ctx, chunk); err != nil {
+			a.log.Warnf("announcing %d heads, will try again: %s", len(chunk), err)
+			a.putBack(chunk)
+			a.pause(retryPause)
+		}
+	}
+}
+
+// takePending returns the heads to announce. Blocks that have been built upon
+// need no announcement any more.
+func (a *announcer) takePending() []Head {
+	heads, _ := a.frontier.get()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make(tips, len(a.pending))
+	for id := range a.pending {
+		if v, ok := heads[id]; ok {
+			list[id] = v
+		}
+	}
+	clear(a.pending)
+	return list.list()
+}
+
+func (a *announcer) putBack(heads []Head) {
+	a.mu.Lock()
+	for _, h := range heads {
+		if id, err := blockIDOf(h.Cid); err == nil {
+			a.pending[id] = true
+		}
+	}
+	a.mu.Unlock()
+	a.poke()
+}
+
+func (a *announcer) send(ctx context.Context, heads []Head) error {
+	msg := &pb.CRDTBroadcast{}
+	for _, h := range heads {
+		msg.Heads = append(msg.Heads, &pb.Head{Cid: h.Cid.Bytes(), DagName: h.DAGName})
+	}
+	data, err := proto.Marshal(msg)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, broadcastTimeout)
+	defer cancel()
+	return a.bcast.Broadcast(ctx, data)
+}
+
+// greetPeers announces the heads when peers come, as often as joinPause lets.
+func (a *announcer) greetPeers(n JoinNotifier, joined func()) {
+	for {
+		if err := n.Joined(a.ctx); err != nil {
+			return
+		}
+		a.announceHeads(nil)
+		joined()
+		a.pause(joinPause)
+	}
+}
+
+// A listener receives announcements and starts walks from what is unknown.
+type listener struct {
+	ctx       context.Context
+	bcast     Broadcaster
+	log       logging.StandardLogger
+	store     *rowStore
+	walker    *walker
+	announcer *announcer
+}
+
+// run listens until the context or the broadcasts end.
+func (l *listener) run() {
+	for {
+		data, err := l.bcast.Next(l.ctx)
+		switch {
+		case l.ctx.Err() != nil:
+			return
+		case errors.Is(err, ErrNoMoreBroadcast):
+			l.log.Infof("no more broadcasts: this replica hears no other from now on")
+			return
+		case err != nil:
+			l.log.Errorf("receiving a broadcast: %s", err)
+			l.announcer.pause(retryPause)
+		default:
+			l.receive(data)
+		}
+	}
+}
+
+// receive handles one message, which may be anything.
+func (l *listener) receive(data []byte) {
+	ids, err := decodeBroadcast(data)
+	if err != nil {
+		l.log.Debugf("ignoring a broadcast of %d bytes: %s", len(data), err)
+	}
+	var unknown []blockID
+	for _, id := range ids {
+		known, err := l.store.Has(l.ctx, l.store.keys.block(id))
+		switch {
+		case err != nil:
+			l.log.Errorf("looking up block %s: %s", id.Cid(), err)
+		case known:
+			l.announcer.sawHead(id)
+		default:
+			unknown = append(unknown, id)
+		}
+	}
+	if len(unknown) > 0 {
+		l.walker.announce(unknown)
+	}
+}
+
+// decodeBroadcast returns the blocks that a message announces: a CRDTBroadcast,
+// or, from old peers, the bytes of one CID. Heads that cannot be are left out.
+func decodeBroadcast(data []byte) ([]blockID, error) {
+	var msg pb.CRDTBroadcast
+	if err := proto.Unmarshal(data, &msg); err != nil {
+		c, castErr := cid.Cast(data)
+		if castErr != nil {
+			return nil, err
+		}
+		id, err := blockIDOf(c)
+		return []blockID{id}, err
+	}
+	ids := make(map[blockID]bool)
+	var err error
+	for _, h := range msg.GetHeads() {
+		id, e := blockIDFromBytes(h.GetCid())
+		if e != nil {
+			err = e
+			continue
+		}
+		if ids[id] = true; len(ids) == maxHeadsPerMessage {
+			break
+		}
+	}
+	return slices.Collect(maps.Keys(ids)), err
+}
+
+func blockIDFromBytes(b []byte) (blockID, error) {
+	c, err := cid.Cast(b)
+	if err != nil {
+		return blockID{}, err
+	}
+	return blockIDOf(c)
+}

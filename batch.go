@@ -1,0 +1,377 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
+)
+
+// changes is an ordered set of writes in which the last write of a key wins.
+type changes struct {
+	list  []*change
+	byKey map[string]*change
+	size  int // in bytes, as elementSize and tombstoneSize count
+}
+
+// A change is what happens to one key: first, if clear is set, the versions
+// that are there are removed, and then, if put is set, a value is added.
+type change struct {
+	key        string
+	value      []byte
+	clear, put bool
+}
+
+func (c *change) size() int {
+	size := 0
+	if c.clear {
+		size += tombstoneSize(c.key)
+	}
+	if c.put {
+		size += elementSize(c.key, c.value)
+	}
+	return size
+}
+
+func (c *changes) put(key string, value []byte) {
+	c.update(key, func(ch *change) { ch.put, ch.value = true, value })
+}
+
+func (c *changes) delete(key string) {
+	c.update(key, func(ch *change) { ch.clear, ch.put, ch.value = true, false, nil })
+}
+
+func (c *changes) update(key string, f func(*change)) {
+	ch := c.byKey[key]
+	if ch == nil {
+		ch = &change{key: key}
+		if c.byKey == nil {
+			c.byKey = make(map[string]*change)
+		}
+		c.byKey[key] = ch
+		c.list = append(c.list, ch)
+	}
+	c.size -= ch.size()
+	f(ch)
+	c.size += ch.size()
+}
+
+// add adds later changes.
+func (c *changes) add(later *changes) {
+	for _, ch := range later.list {
+		if ch.clear {
+			c.delete(ch.key)
+		}
+		if ch.put {
+			c.put(ch.key, ch.value)
+		}
+	}
+}
+
+// A pendingWrite is a Put, Delete or Batch that waits to be committed.
+type pendingWrite struct {
+	changes *changes
+	err     error         // set before done is closed
+	done    chan struct{} // closed when the write has been committed or has failed
+}
+
+// The writer commits local writes in groups: whoever gets the turn takes along
+// what all others wait to have written, up to a block's worth, in the order of
+// arrival, and publishes one delta for it.
+type writer struct {
+	*committer
+	announcer *announcer
+	maxDelta  int
+
+	mu    sync.Mutex
+	queue []*pendingWrite
+}
+
+// write commits changes together with those of other writers. If ctx ends
+// before that has begun, nothing is written.
+func (w *writer) write(ctx context.Context, c *changes) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := &pendingWrite{changes: c, done: make(chan struct{})}
+	w.mu.Lock()
+	w.queue = append(w.queue, p)
+	w.mu.Unlock()
+	for {
+		select {
+		case <-p.done:
+			return p.err
+		case <-ctx.Done():
+			if w.withdraw(p) {
+				return ctx.Err()
+			}
+			<-p.done
+			return p.err
+		case <-w.turn:
+			w.lead(context.WithoutCancel(ctx))
+		}
+	}
+}
+
+// withdraw takes a write back, if nobody has begun to commit it.
+func (w *writer) withdraw(p *pendingWrite) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.Index(w.queue, p)
+	if i >= 0 {
+		w.queue = slices.Delete(w.queue, i, i+1)
+	}
+	return i >= 0
+}
+
+// lead commits one group. The caller has the turn; lead releases it.
+func (w *writer) lead(ctx context.Context) {
+	group := w.take()
+	blocks, err := w.commitLocked(ctx, group)
+	w.release()
+	if err == nil {
+		w.announcer.announce(blocks)
+	}
+	w.hooks.run()
+	for _, p := range group {
+		if p.err == nil {
+			p.err = err
+		}
+		close(p.done)
+	}
+}
+
+// take takes waiting writes off the queue, as many as fit a delta.
+func (w *writer) take() []*pendingWrite {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, size := 0, 0
+	for n < len(w.queue) && (n == 0 || size+w.queue[n].changes.size <= w.maxDelta) {
+		size += w.queue[n].changes.size
+		n++
+	}
+	group := slices.Clone(w.queue[:n])
+	w.queue = slices.Delete(w.queue, 0, n)
+	return group
+}
+
+// commitLocked commits the writes of a group. The error is that of all; a
+// write that is at fault alone gets its own and is left out.
+func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) ([]*block, error) {
+	if len(group) == 0 {
+		return nil, nil
+	}
+	c, err := w.beginLocked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	room := w.blocks.room("", len(c.dag.heads.now.of("")))
+	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
+	if err != nil {
+		return nil, err
+	}
+	return c.publish(ctx, deltas)
+}
+
+// fold joins the changes of a group, in order, without those that do not fit.
+func fold(group []*pendingWrite, room int) *changes {
+	if len(group) == 1 && group[0].changes.fit(room) == nil {
+		return group[0].changes
+	}
+	all := &changes{}
+	for _, p := range group {
+		if p.err = p.changes.fit(room); p.err == nil {
+			all.add(p.changes)
+		}
+	}
+	return all
+}
+
+// fit reports a change that is too large for a block with that much room.
+func (c *changes) fit(room int) error {
+	if c.size <= room {
+		return nil
+	}
+	for _, ch := range c.list {
+		if size := ch.size(); size > room {
+			return fmt.Errorf("%w: %s needs %d bytes, and Options.MaxBlockSize leaves %d", ErrTooLarge, ch.key, size, room)
+		}
+	}
+	return nil
+}
+
+// compose makes the deltas of local changes, each of no more than limit bytes
+// where it can be, the first to be published first. Mostly it is one.
+func (c *commit) compose(ctx context.Context, all *changes, limit int) ([]Delta, error) {
+	p := &packer{limit: limit, priority: c.dag.height("")}
+	var losers []*pb.Element
+	for _, ch := range all.list {
+		removed, err := c.prepare(ctx, p, ch)
+		if err != nil {
+			return nil, err
+		}
+		losers = append(losers, removed...)
+	}
+	for _, t := range losers {
+		p.tombstone(t)
+	}
+	return p.deltas(), nil
+}
+
+// prepare packs one change, and returns the tombstones of losing versions.
+//
+// Where they do not fit one block, the losers' tombstones go into the later
+// blocks. Readers come from the newest block down, so they see the losers go
+// first, and never an old value in the place of the winner.
+func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*pb.Element, err error) {
+	k, err := c.set.load(ctx, ch.key)
+	if err != nil {
+		return nil, err
+	}
+	clear := ch.clear
+	if ch.put && k.win != nil {
+		// A write must win over what it replaces, even if that came from
+		// another DAG or claims a height beyond all others.
+		clear = clear || k.win.priority == maxPriority
+		p.priority = max(p.priority, min(k.win.priority+1, maxPriority))
+	}
+	if ch.put {
+		p.element(&pb.Element{Key: ch.key, Value: ch.value})
+	}
+	if !clear || k.win == nil {
+		return nil, nil
+	}
+	ids, err := c.set.live(ctx, ch.key)
+	if err != nil {
+		return nil, err
+	}
+	tombstones := tombstonesFor(ch.key, ids)
+	last := len(tombstones) - 1
+	p.tombstone(tombstones[last])
+	return tombstones[:last], nil
+}
+
+// A packer spreads elements and tombstones over as many deltas as it takes.
+type packer struct {
+	limit    int
+	priority uint64 // of the first delta
+	full     []*pb.Delta
+	now      *pb.Delta
+	size     int
+}
+
+func (p *packer) element(e *pb.Element) {
+	p.makeRoom(elementSize(e.GetKey(), e.GetValue()))
+	p.now.Elements = append(p.now.Elements, e)
+}
+
+func (p *packer) tombstone(e *pb.Element) {
+	p.makeRoom(tombstoneSize(e.GetKey()))
+	p.now.Tombstones = append(p.now.Tombstones, e)
+}
+
+func (p *packer) makeRoom(size int) {
+	if p.now == nil || p.size+size > p.limit {
+		p.now, p.size = &pb.Delta{}, 0
+		p.full = append(p.full, p.now)
+	}
+	p.size += size
+}
+
+func (p *packer) deltas() []Delta {
+	deltas := make([]Delta, len(p.full))
+	for i, d := range p.full {
+		deltas[i] = newPBDelta()
+		deltas[i].SetElements(d.Elements)
+		deltas[i].SetTombstones(d.Tombstones)
+		deltas[i].SetPriority(min(p.priority+uint64(i), maxPriority))
+	}
+	return deltas
+}
+
+// publish makes each delta a block on top of the last, stores the blocks and
+// commits them. When it fails, the DAG service is left as it was.
+func (c *commit) publish(ctx context.Context, deltas []Delta) (blocks []*block, err error) {
+	defer func() {
+		if err != nil && !c.stale {
+			c.discard(ctx, blocks)
+		}
+	}()
+	for _, d := range deltas {
+		b, err := c.blocks.build(d, c.dag.heads.now.of(d.GetDagName()))
+		if err != nil {
+			return blocks, err
+		}
+		if err := c.blocks.add(ctx, b); err != nil {
+			return blocks, err
+		}
+		blocks = append(blocks, b)
+		if err := c.merge(ctx, b); err != nil {
+			return blocks, err
+		}
+	}
+	return blocks, c.finish(ctx)
+}
+
+// discard takes blocks back out of the DAG service.
+func (c *committer) discard(ctx context.Context, blocks []*block) {
+	for _, b := range blocks {
+		_ = c.blocks.remove(ctx, b.id) // an unused block does no harm
+	}
+}
+
+// batch collects writes in memory until Commit.
+type batch struct {
+	store *Datastore
+
+	mu      sync.Mutex
+	changes *changes
+}
+
+var _ ds.Batch = (*batch)(nil)
+
+func (b *batch) Put(ctx context.Context, key ds.Key, value []byte) error {
+	if err := b.store.checkPut(key, value); err != nil {
+		return err
+	}
+	return b.change(ctx, func() { b.changes.put(key.String(), slices.Clone(value)) })
+}
+
+func (b *batch) Delete(ctx context.Context, key ds.Key) error {
+	if err := checkKey(key.String()); err != nil {
+		return err
+	}
+	return b.change(ctx, func() { b.changes.delete(key.String()) })
+}
+
+func (b *batch) change(ctx context.Context, f func()) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.store.closed.Load() {
+		return ErrClosed
+	}
+	f()
+	if b.changes.size <= b.store.opts.MaxBatchDeltaSize {
+		return nil
+	}
+	return b.commitLocked(ctx)
+}
+
+// Commit publishes what is in the batch as one delta. Afterwards the batch is
+// empty and may be used again; after an error it is as it was.
+func (b *batch) Commit(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.commitLocked(ctx)
+}
+
+func (b *batch) commitLocked(ctx context.Context) error {
+	if err := b.store.write(ctx, b.changes); err != nil {
+		return err
+	}
+	b.changes = &changes{}
+	return nil
+}

@@ -1,0 +1,62 @@
+package crdt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+
+	cid "github.com/ipfs/go-cid"
+	mh "github.com/multiformats/go-multihash"
+)
+
+// A blockID names a block: the SHA2-256 digest in its CID. All blocks have
+// CIDs of one form (version 1, dag-pb, sha2-256), so the digest says it all.
+type blockID [sha256.Size]byte
+
+// blockPrefix is the form of every block's CID.
+var blockPrefix = cid.Prefix{Version: 1, Codec: cid.DagProtobuf, MhType: mh.SHA2_256, MhLength: sha256.Size}
+
+// multihashHead precedes the digest in a block's multihash.
+var multihashHead = []byte{mh.SHA2_256, sha256.Size}
+
+var base32Upper = base32.StdEncoding.WithPadding(base32.NoPadding)
+
+// blockIDOf returns the id in a CID, or an error for a CID that no block has.
+func blockIDOf(c cid.Cid) (blockID, error) {
+	if !c.Defined() || c.Prefix() != blockPrefix {
+		return blockID{}, fmt.Errorf("%w: %s is no CIDv1 with dag-pb and sha2-256", ErrInvalidBlock, c)
+	}
+	return blockID(c.Hash()[len(multihashHead):]), nil
+}
+
+func (id blockID) multihash() []byte {
+	return append(multihashHead[:len(multihashHead):len(multihashHead)], id[:]...)
+}
+
+// Cid returns the CID of the block.
+func (id blockID) Cid() cid.Cid { return cid.NewCidV1(cid.DagProtobuf, id.multihash()) }
+
+// String returns the upper-case base32 multihash that names the block in the
+// store.
+func (id blockID) String() string { return base32Upper.EncodeToString(id.multihash()) }
+
+// dsKey is the id as it stands in tombstones: the name with a slash before it.
+func (id blockID) dsKey() string { return "/" + id.String() }
+
+// parseBlockID reads what String wrote.
+func parseBlockID(s string) (id blockID, ok bool) {
+	b, err := base32Upper.DecodeString(s)
+	if err != nil || len(b) != len(multihashHead)+len(id) || !bytes.HasPrefix(b, multihashHead) {
+		return id, false
+	}
+	return blockID(b[len(multihashHead):]), true
+}
+
+// parseDsKey reads what dsKey wrote.
+func parseDsKey(s string) (blockID, bool) {
+	if len(s) == 0 || s[0] != '/' {
+		return blockID{}, false
+	}
+	return parseBlockID(s[1:])
+}

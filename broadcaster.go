@@ -1,0 +1,39 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrNoMoreBroadcast is returned by Broadcaster.Next when nothing will ever
+// come again. The replica then stops listening and goes on with its own data.
+var ErrNoMoreBroadcast = errors.New("crdt: no more broadcasts")
+
+// A Broadcaster carries small messages from each replica to all the others. It
+// may lose, reorder, duplicate or corrupt them: heads are announced again and
+// again, so it is enough that some message arrives some time.
+//
+// The datastore calls Next from one goroutine and Broadcast from another.
+type Broadcaster interface {
+	// Broadcast sends a message to the other replicas. It may block until ctx
+	// ends. The bytes belong to the datastore: they must not be changed, and
+	// must not be kept after the call returns unless they are only read.
+	// A message that fails is sent again later.
+	Broadcast(context.Context, []byte) error
+
+	// Next blocks until a message from another replica arrives and returns it.
+	// The bytes belong to the caller. It returns an error when ctx ends, and
+	// ErrNoMoreBroadcast once nothing more will come; other errors are logged
+	// and Next is called again.
+	Next(context.Context) ([]byte, error)
+}
+
+// A JoinNotifier is a Broadcaster that knows when peers come. The datastore
+// announces its heads at once when one does, so that a newcomer need not wait
+// for the next rebroadcast. Implementing it is optional.
+type JoinNotifier interface {
+	// Joined blocks until at least one peer has come since the last call, or
+	// returns an error when ctx or the broadcaster ends. The datastore calls
+	// it from one goroutine.
+	Joined(context.Context) error
+}

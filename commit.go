@@ -1,0 +1,224 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+)
+
+// The committer is the only writer of the store. Every change of state is a
+// commit: the holder of the turn builds it in memory and writes it as one
+// batch.
+type committer struct {
+	store    *rowStore
+	blocks   *blockStore
+	frontier *frontier
+	hooks    *hookQueue
+
+	turn chan struct{} // holds one token; whoever takes it may commit
+
+	// Owned by the holder of the turn:
+	stale      bool // a write failed, and the store must be looked at again
+	tombstones bool // the store may hold tombstones
+	waiting    bool // the store may hold rows of waiting blocks
+}
+
+func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true}
+	c.turn = make(chan struct{}, 1)
+	c.turn <- struct{}{}
+	return c
+}
+
+// acquire takes the turn.
+func (c *committer) acquire(ctx context.Context) error {
+	select {
+	case <-c.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// release gives the turn back. Run the hooks next.
+func (c *committer) release() { c.turn <- struct{}{} }
+
+// A commit is one atomic change of the state.
+type commit struct {
+	*committer
+	set *setChange
+	dag *dagChange
+}
+
+// beginLocked starts a commit. The caller has the turn. A commit that is not
+// finished leaves no trace.
+func (c *committer) beginLocked(ctx context.Context) (*commit, error) {
+	if c.stale {
+		if err := c.reload(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return &commit{
+		committer: c,
+		set:       newSetChange(c.store, c.tombstones),
+		dag:       newDAGChange(c.store, c.frontier, c.waiting),
+	}, nil
+}
+
+// reload brings what is kept in memory in line with the store.
+func (c *committer) reload(ctx context.Context) error {
+	if err := c.store.recover(ctx); err != nil {
+		return err
+	}
+	if err := c.frontier.load(ctx, c.store); err != nil {
+		return err
+	}
+	c.tombstones, c.waiting = true, true
+	c.stale = false
+	return c.lookLocked(ctx)
+}
+
+// lookLocked finds out whether there is still anything to look up for every
+// merged block: mostly there is not, and merging is faster.
+func (c *committer) lookLocked(ctx context.Context) (err error) {
+	if c.tombstones {
+		if c.tombstones, err = c.store.any(ctx, c.store.keys.tombstones); err != nil {
+			return err
+		}
+	}
+	if c.waiting {
+		c.waiting, err = c.store.any(ctx, c.store.keys.waiting)
+	}
+	return err
+}
+
+// merge adds a block to the commit, unless it has been merged before.
+func (c *commit) merge(ctx context.Context, b *block) error {
+	merged := func(id blockID) (bool, error) { return c.dag.merged(ctx, id) }
+	m, err := c.dag.mark(ctx, b.id)
+	if err != nil {
+		return err
+	}
+	if m.state != unknown {
+		c.dag.again(b)
+		return nil
+	}
+	if err := c.set.merge(ctx, b.id, b.delta, merged); err != nil {
+		return err
+	}
+	return c.dag.merge(ctx, b)
+}
+
+// refuse marks a block as one that will never be merged. It returns false for
+// a block that has been judged before.
+func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
+	m, err := c.dag.mark(ctx, b.id)
+	if err != nil {
+		return false, err
+	}
+	if m.state != unknown {
+		c.dag.again(b)
+		return false, nil
+	}
+	c.dag.refuse(b)
+	return true, nil
+}
+
+// A missingValues error names losing versions that must be read from their
+// blocks before a commit can tell which of them is uncovered by a tombstone.
+type missingValues []versionName
+
+func (m missingValues) Error() string {
+	return fmt.Sprintf("crdt: %d values must be read from their blocks, such as that of %s in %s", len(m), m[0].key, m[0].id.Cid())
+}
+
+// finish writes the commit. After an error nothing has changed, or, when the
+// store failed, it is unknown whether it has.
+func (c *commit) finish(ctx context.Context) error {
+	missing, err := c.set.settle(ctx)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return missingValues(missing)
+	}
+	if err := c.dag.spread(ctx); err != nil {
+		return err
+	}
+	rows := append(c.set.rows(), c.dag.rows()...)
+	if len(rows) == 0 {
+		return nil
+	}
+	if err := c.store.write(ctx, rows); err != nil {
+		c.stale = true
+		return fmt.Errorf("crdt: writing to the store: %w", err)
+	}
+	c.tombstones = c.tombstones || c.set.leavesTombstones()
+	c.waiting = c.waiting || len(c.dag.waits) > 0
+	c.frontier.set(c.dag.heads.now, c.dag.roots.now)
+	c.hooks.push(c.set.order)
+	return nil
+}
+
+// do runs one commit. Values that turn out to be needed are read from their
+// blocks while others may commit, and then change is run again, on a new
+// commit.
+func (c *committer) do(ctx context.Context, change func(*commit) error) error {
+	var values map[versionName]*loser
+	for {
+		err := c.once(ctx, values, change)
+		missing, ok := err.(missingValues)
+		if !ok {
+			return err
+		}
+		if values, err = c.blocks.values(ctx, missing, values); err != nil {
+			return err
+		}
+	}
+}
+
+// once runs one commit, with values that were read from blocks.
+func (c *committer) once(ctx context.Context, values map[versionName]*loser, change func(*commit) error) error {
+	if err := c.acquire(ctx); err != nil {
+		return err
+	}
+	defer c.hooks.run()
+	defer c.release()
+	ctx = context.WithoutCancel(ctx) // a commit is not cut off half-way
+	commit, err := c.beginLocked(ctx)
+	if err != nil {
+		return err
+	}
+	commit.set.fetched = values
+	if err := change(commit); err != nil {
+		return err
+	}
+	return commit.finish(ctx)
+}
+
+// values reads losing versions from their blocks and adds them to known. A
+// version that its block turns out not to have is nil.
+func (s *blockStore) values(ctx context.Context, names []versionName, known map[versionName]*loser) (map[versionName]*loser, error) {
+	if known == nil {
+		known = make(map[versionName]*loser)
+	}
+	for _, n := range names {
+		b, err := s.get(ctx, s.dag, n.id)
+		if err != nil {
+			return nil, err
+		}
+		known[n] = b.delta.version(n)
+	}
+	return known, nil
+}
+
+// version finds a version in the delta of its block.
+func (d *deltaContent) version(n versionName) *loser {
+	var found *loser
+	for _, e := range d.elements {
+		v := version{id: n.id, priority: d.priority, value: e.GetValue()}
+		if e.GetKey() == n.key && (found == nil || v.beats(&found.version)) {
+			found = &loser{version: v, known: true}
+		}
+	}
+	return found
+}

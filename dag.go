@@ -1,0 +1,452 @@
+package crdt
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	ds "github.com/ipfs/go-datastore"
+)
+
+// A mark says what a replica knows of a block.
+type mark struct {
+	state markState
+
+	// Of a pending block alone: how many of its links are not complete yet,
+	// and what it takes to make it a head when the last of them is.
+	missing uint64
+	tip     HeadValue
+	links   []blockID
+}
+
+type markState byte
+
+const (
+	unknown  markState = iota // not merged, no row
+	complete                  // merged, with its whole history
+	pending                   // merged; history is missing
+	refused                   // breaks the rules; never merged
+	stranded                  // merged, but some history was refused: never a head
+)
+
+// merged tells whether the block's delta is in the set.
+func (s markState) merged() bool { return s == complete || s == pending || s == stranded }
+
+var errBadMark = errors.New("crdt: the store holds a malformed block row")
+
+// encode writes the value of a block's row. It is empty for a complete block,
+// as in the older formats.
+func (m *mark) encode() []byte {
+	if m.state == complete {
+		return []byte{}
+	}
+	b := []byte{byte(m.state)}
+	if m.state != pending {
+		return b
+	}
+	b = binary.AppendUvarint(b, m.missing)
+	b = binary.AppendUvarint(b, m.tip.Height)
+	b = binary.AppendUvarint(b, uint64(len(m.tip.DAGName)))
+	b = append(b, m.tip.DAGName...)
+	for _, id := range m.links {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
+func decodeMark(b []byte) (*mark, error) {
+	if len(b) == 0 {
+		return &mark{state: complete}, nil
+	}
+	m := &mark{state: markState(b[0])}
+	switch m.state {
+	case refused, stranded:
+		return m, nil
+	case pending:
+		return m, m.decodePending(b[1:])
+	}
+	return nil, errBadMark
+}
+
+func (m *mark) decodePending(b []byte) error {
+	var fields [3]uint64 // missing, height, length of the name
+	for i := range fields {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return errBadMark
+		}
+		fields[i], b = v, b[n:]
+	}
+	if fields[2] > uint64(len(b)) {
+		return errBadMark
+	}
+	m.missing, m.tip = fields[0], HeadValue{Height: fields[1], DAGName: string(b[:fields[2]])}
+	for b = b[fields[2]:]; len(b) >= len(blockID{}); b = b[len(blockID{}):] {
+		m.links = append(m.links, blockID(b))
+	}
+	return nil
+}
+
+// A wanted block is one that a merged block links to and that is not here.
+type wanted struct {
+	id     blockID
+	parent blockID
+	height uint64 // it is at most this high
+}
+
+// A dagChange is what one commit does to the shape of the DAGs: which blocks
+// are merged and which of them are complete, who waits for whom, and the
+// frontier. A block is complete when everything below it is merged; the news
+// spreads upward from child to parent. A dagChange belongs to the goroutine
+// that commits.
+type dagChange struct {
+	store        *rowStore
+	heads, roots *tipsChange
+	marks        map[blockID]*mark
+	changed      map[blockID]bool             // marks to write
+	queue        map[blockID]*wanted          // rows to put, or nil to remove
+	waits        map[blockID]map[blockID]bool // child, parent: rows to put or remove
+	waiting      bool                         // the store may hold such rows
+	news         []blockID                    // settled blocks whose parents have not been told
+	wants        []wanted                     // newly wanted
+}
+
+// maxNews is how many blocks learn of a settled child in one commit. The rest
+// follows in the next: a commit must not grow with the history.
+const maxNews = 4096
+
+func newDAGChange(store *rowStore, f *frontier, waiting bool) *dagChange {
+	heads, roots := f.get()
+	return &dagChange{
+		store:   store,
+		heads:   newTipsChange(heads),
+		roots:   newTipsChange(roots),
+		marks:   make(map[blockID]*mark),
+		changed: make(map[blockID]bool),
+		queue:   make(map[blockID]*wanted),
+		waits:   make(map[blockID]map[blockID]bool),
+		waiting: waiting,
+	}
+}
+
+// mark returns what is known of a block.
+func (c *dagChange) mark(ctx context.Context, id blockID) (*mark, error) {
+	if m, ok := c.marks[id]; ok {
+		return m, nil
+	}
+	m := &mark{state: unknown}
+	if _, ok := c.heads.now[id]; ok {
+		m.state = complete
+	} else {
+		b, found, err := c.store.get(ctx, c.store.keys.block(id))
+		if err == nil && found {
+			m, err = decodeMark(b)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("crdt: block %s: %w", id.Cid(), err)
+		}
+	}
+	c.marks[id] = m
+	return m, nil
+}
+
+func (c *dagChange) merged(ctx context.Context, id blockID) (bool, error) {
+	m, err := c.mark(ctx, id)
+	return err == nil && m.state.merged(), err
+}
+
+func (c *dagChange) setMark(id blockID, m *mark) {
+	c.marks[id] = m
+	c.changed[id] = true
+}
+
+// height is the height of the next block of a DAG: above every head, and above
+// what is still being fetched, so that it wins over that as well.
+func (c *dagChange) height(dagName string) uint64 {
+	h := max(c.heads.now.maxHeight(dagName), c.roots.now.maxHeight(dagName))
+	return min(h+1, maxPriority)
+}
+
+// merge puts a block in its place: a head when all below it is complete, a
+// root while something is missing.
+func (c *dagChange) merge(ctx context.Context, b *block) error {
+	m := &mark{tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, links: b.links}
+	c.unqueue(b)
+	broken := false
+	for _, link := range b.links {
+		child, err := c.mark(ctx, link)
+		if err != nil {
+			return err
+		}
+		switch child.state {
+		case unknown:
+			c.want(wanted{id: link, parent: b.id, height: b.delta.priority - 1})
+			fallthrough
+		case pending:
+			m.missing++
+			c.setWait(link, b.id, true)
+		case refused, stranded:
+			broken = true
+		}
+	}
+	if !broken && m.missing > 0 {
+		return c.hold(ctx, b.id, m)
+	}
+	c.settle(b.id, m, broken)
+	if b.covered {
+		c.heads.remove(b.id)
+	}
+	return nil
+}
+
+// unqueue removes the queue row of a block that is here now.
+func (c *dagChange) unqueue(b *block) {
+	if _, ok := c.queue[b.id]; ok || b.queued {
+		c.queue[b.id] = nil
+	}
+}
+
+func (c *dagChange) want(w wanted) {
+	if _, ok := c.queue[w.id]; ok {
+		return
+	}
+	c.queue[w.id] = &w
+	c.wants = append(c.wants, w)
+}
+
+// hold keeps a block waiting. It is a root in the place of the roots below it,
+// unless a block above is waiting for it.
+func (c *dagChange) hold(ctx context.Context, id blockID, m *mark) error {
+	m.state = pending
+	c.setMark(id, m)
+	for _, link := range m.links {
+		if below, ok := c.roots.now[link]; ok && below.DAGName == m.tip.DAGName {
+			c.roots.remove(link)
+		}
+	}
+	above, err := c.parents(ctx, id)
+	if err == nil && len(above) == 0 {
+		c.roots.add(id, m.tip)
+	}
+	return err
+}
+
+// settle makes a block complete, or stranded when it is broken. A complete
+// block is a head in the place of the heads it links to.
+func (c *dagChange) settle(id blockID, m *mark, broken bool) {
+	c.roots.remove(id)
+	c.news = append(c.news, id)
+	if broken {
+		c.setMark(id, &mark{state: stranded})
+		return
+	}
+	c.setMark(id, &mark{state: complete})
+	for _, link := range m.links {
+		if below, ok := c.heads.now[link]; ok && below.DAGName == m.tip.DAGName {
+			c.heads.remove(link)
+		}
+	}
+	c.heads.add(id, m.tip)
+}
+
+// refuse marks a block that will never be merged.
+func (c *dagChange) refuse(b *block) {
+	c.unqueue(b)
+	c.setMark(b.id, &mark{state: refused})
+	c.news = append(c.news, b.id)
+}
+
+// again is for a block that has been merged or refused before. If it was queued
+// because its parents had still to be told, they are told now.
+func (c *dagChange) again(b *block) {
+	c.unqueue(b)
+	if state := c.marks[b.id].state; b.queued && state != pending {
+		c.news = append(c.news, b.id)
+	}
+}
+
+// wanted returns what the walker has to get: blocks that the commit found
+// missing, and those whose parents could not all be told.
+func (c *dagChange) wanted() []wanted {
+	return slices.DeleteFunc(c.wants, func(w wanted) bool {
+		return c.marks[w.id].state != unknown && !slices.Contains(c.news, w.id)
+	})
+}
+
+// unqueue removes the queue row of a block that is here now.
+func (c *dagChange) unqueue(b *block) {
+	if _, ok := c.queue[b.id]; ok || b.queued {
+		c.queue[b.id] = nil
+	}
+}
+
+func (c *dagChange) want(w wanted) {
+	if _, ok := c.queue[w.id]; ok {
+		return
+	}
+	c.queue[w.id] = &w
+	c.wants = append(c.wants, w)
+}
+
+// hold keeps a block waiting. It is a root in the place of the roots below it,
+// unless a block above is waiting for it.
+func (c *dagChange) hold(ctx context.Context, id blockID, m *mark) error {
+	m.state = pending
+	c.setMark(id, m)
+	for _, link := range m.links {
+		if below, ok := c.roots.now[link]; ok && below.DAGName == m.tip.DAGName {
+			c.roots.remove(link)
+		}
+	}
+	above, err := c.parents(ctx, id)
+	if err == nil && len(above) == 0 {
+		c.roots.add(id, m.tip)
+	}
+	return err
+}
+
+// settle makes a block complete, or stranded when it is broken. A complete
+// block is a head in the place of the heads it links to.
+func (c *dagChange) settle(id blockID, m *mark, broken bool) {
+	c.roots.remove(id)
+	c.news = append(c.news, id)
+	if broken {
+		c.setMark(id, &mark{state: stranded})
+		return
+	}
+	c.setMark(id, &mark{state: complete})
+	for _, link := range m.links {
+		if below, ok := c.heads.now[link]; ok && below.DAGName == m.tip.DAGName {
+			c.heads.remove(link)
+		}
+	}
+	c.heads.add(id, m.tip)
+}
+
+// refuse marks a block that will never be merged.
+func (c *dagChange) refuse(b *block) {
+	c.unqueue(b)
+	c.setMark(b.id, &mark{state: refused})
+	c.news = append(c.news, b.id)
+}
+
+// resume goes on telling the parents of a block that was left over.
+func (c *dagChange) resume(ctx context.Context, id blockID) error {
+	c.queue[id] = nil
+	c.news = append(c.news, id)
+	_, err := c.mark(ctx, id)
+	return err
+}
+
+// stillWanted returns the blocks that the commit found missing.
+func (c *dagChange) stillWanted() []wanted {
+	return slices.DeleteFunc(c.wants, func(w wanted) bool { return c.marks[w.id].state != unknown })
+}
+
+// spread tells the parents of settled blocks, and theirs, until all know or
+// the commit is large enough. A block that is left over is queued, as if it
+// were missing: when it is merged again, its parents' turn comes.
+func (c *dagChange) spread(ctx context.Context) error {
+	if len(c.news) == 0 {
+		return nil
+	}
+	by := c.news[0]
+	for told := 0; len(c.news) > 0 && told < maxNews; {
+		id := c.news[0]
+		parents, err := c.parents(ctx, id)
+		if err != nil {
+			return err
+		}
+		c.news = c.news[1:]
+		for _, p := range parents {
+			if err := c.tell(ctx, p, id); err != nil {
+				return err
+			}
+		}
+		told += len(parents)
+	}
+	for _, id := range c.news {
+		w := wanted{id: id, parent: by, height: maxPriority}
+		c.queue[id] = &w
+		c.wants = append(c.wants, w)
+	}
+	return nil
+}
+
+// tell lets a parent know that a child is settled.
+func (c *dagChange) tell(ctx context.Context, parent, child blockID) error {
+	c.setWait(child, parent, false)
+	p, err := c.mark(ctx, parent)
+	if err != nil || p.state != pending {
+		return err
+	}
+	if c.marks[child].state != complete {
+		c.settle(parent, p, true)
+		return nil
+	}
+	left := *p
+	left.missing--
+	if left.missing == 0 {
+		c.settle(parent, &left, false)
+	} else {
+		c.setMark(parent, &left)
+	}
+	return nil
+}
+
+// parents returns the merged blocks that wait for a block.
+func (c *dagChange) parents(ctx context.Context, child blockID) ([]blockID, error) {
+	var ids []blockID
+	if c.waiting {
+		for e, err := range c.store.rows(ctx, c.store.keys.waitingOn(child), true, 0) {
+			if err != nil {
+				return nil, err
+			}
+			_, id, ok := splitID(e.Key)
+			if _, changed := c.waits[child][id]; ok && !changed {
+				ids = append(ids, id)
+			}
+		}
+	}
+	for id, put := range c.waits[child] {
+		if put {
+			ids = append(ids, id)
+		}
+	}
+	return sortIDs(ids), nil
+}
+
+func (c *dagChange) setWait(child, parent blockID, put bool) {
+	if c.waits[child] == nil {
+		c.waits[child] = make(map[blockID]bool)
+	}
+	c.waits[child][parent] = put
+}
+
+// rows returns what the commit writes.
+func (c *dagChange) rows() []row {
+	keys := c.store.keys
+	var rows []row
+	for id := range c.changed {
+		rows = append(rows, row{key: keys.block(id), value: c.marks[id].encode()})
+	}
+	for child, parents := range c.waits {
+		for parent, put := range parents {
+			rows = append(rows, presence(keys.wait(child, parent), put))
+		}
+	}
+	for id, w := range c.queue {
+		r := presence(keys.queued(id), w != nil)
+		if w != nil {
+			r.value = binary.AppendUvarint(nil, w.height)
+		}
+		rows = append(rows, r)
+	}
+	rows = append(rows, c.heads.rows(keys.headRow)...)
+	return append(rows, c.roots.rows(keys.rootOf)...)
+}
+
+// presence is a row that says something by being there.
+func presence(key ds.Key, put bool) row { return row{key: key, value: []byte{}, remove: !put} }

@@ -1,0 +1,190 @@
+package crdt
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	cid "github.com/ipfs/go-cid"
+)
+
+// A Head is a block that no merged block of its DAG links to, and whose whole
+// history is here. New blocks are built on the heads.
+type Head struct {
+	HeadValue
+	Cid cid.Cid
+}
+
+// A HeadValue is what is known about a head beside its CID.
+type HeadValue struct {
+	Height  uint64 // the length of the longest path below it, in blocks, at least
+	DAGName string // "" for the unnamed DAG
+}
+
+func (h Head) String() string {
+	if h.DAGName == "" {
+		return fmt.Sprintf("%s (height %d)", h.Cid, h.Height)
+	}
+	return fmt.Sprintf("%s (height %d in %s)", h.Cid, h.Height, h.DAGName)
+}
+
+// tips are blocks at the top of something: heads or roots.
+type tips map[blockID]HeadValue
+
+// maxHeight returns the greatest height among the tips of a DAG.
+func (t tips) maxHeight(dagName string) (height uint64) {
+	for _, v := range t {
+		if v.DAGName == dagName {
+			height = max(height, v.Height)
+		}
+	}
+	return height
+}
+
+// of returns the tips of a DAG, in the order of their ids.
+func (t tips) of(dagName string) []blockID {
+	var ids []blockID
+	for id, v := range t {
+		if v.DAGName == dagName {
+			ids = append(ids, id)
+		}
+	}
+	return sortIDs(ids)
+}
+
+func sortIDs(ids []blockID) []blockID {
+	slices.SortFunc(ids, func(a, b blockID) int { return slices.Compare(a[:], b[:]) })
+	return ids
+}
+
+// list returns the tips as heads, in the order of their DAGs and ids.
+func (t tips) list() []Head {
+	heads := make([]Head, 0, len(t))
+	for id, v := range t {
+		heads = append(heads, Head{HeadValue: v, Cid: id.Cid()})
+	}
+	slices.SortFunc(heads, func(a, b Head) int {
+		if c := strings.Compare(a.DAGName, b.DAGName); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Cid.KeyString(), b.Cid.KeyString())
+	})
+	return heads
+}
+
+// A frontier is the top of the DAGs as of the last commit: the heads and the
+// roots. A root is a merged block that no merged block links to, with history
+// that is still missing.
+type frontier struct {
+	mu    sync.RWMutex // held to replace heads, not to commit
+	heads tips         // never changed in place
+	roots tips         // likewise
+}
+
+func (f *frontier) get() (heads, roots tips) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.heads, f.roots
+}
+
+func (f *frontier) set(heads, roots tips) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.heads, f.roots = heads, roots
+}
+
+// load reads the frontier from the store.
+func (f *frontier) load(ctx context.Context, store *rowStore) error {
+	heads, roots := make(tips), make(tips)
+	for e, err := range store.rows(ctx, store.keys.heads, false, 0) {
+		if err := heads.read("", e.Key, e.Value, err); err != nil {
+			return err
+		}
+	}
+	for e, err := range store.rows(ctx, store.keys.dagHeads, false, 0) {
+		name, _, _ := splitID(e.Key)
+		if err := heads.read(strings.Trim(name, "/"), e.Key, e.Value, err); err != nil {
+			return err
+		}
+	}
+	for e, err := range store.rows(ctx, store.keys.roots, false, 0) {
+		_, n := binary.Uvarint(e.Value)
+		if err := roots.read(string(e.Value[max(n, 0):]), e.Key, e.Value, err); err != nil {
+			return err
+		}
+	}
+	f.set(heads, roots)
+	return nil
+}
+
+// read adds the tip that a row describes: its value starts with the height.
+func (t tips) read(dagName, key string, value []byte, err error) error {
+	if err != nil {
+		return fmt.Errorf("crdt: loading heads: %w", err)
+	}
+	_, id, ok := splitID(key)
+	height, n := binary.Uvarint(value)
+	if !ok || n <= 0 {
+		return fmt.Errorf("crdt: malformed head row %q", key)
+	}
+	t[id] = HeadValue{Height: height, DAGName: dagName}
+	return nil
+}
+
+// A tipsChange is what a commit does to tips. They are copied when the first
+// change is made, and shared until then.
+type tipsChange struct {
+	before, now tips
+	touched     map[blockID]bool
+}
+
+func newTipsChange(before tips) *tipsChange { return &tipsChange{before: before, now: before} }
+
+func (c *tipsChange) touch(id blockID) {
+	if c.touched == nil {
+		c.touched = make(map[blockID]bool)
+		c.now = maps.Clone(c.before)
+	}
+	c.touched[id] = true
+}
+
+func (c *tipsChange) add(id blockID, v HeadValue) {
+	c.touch(id)
+	c.now[id] = v
+}
+
+func (c *tipsChange) remove(id blockID) {
+	if _, ok := c.now[id]; ok {
+		c.touch(id)
+		delete(c.now, id)
+	}
+}
+
+// rows returns what to write: a row for each tip that came, and the removal of
+// each that went, with what key and value make of them.
+func (c *tipsChange) rows(make func(blockID, HeadValue) row) []row {
+	var rows []row
+	for id := range c.touched {
+		v, is := c.now[id]
+		old, was := c.before[id]
+		switch {
+		case is && (!was || v != old):
+			rows = append(rows, make(id, v))
+		case was && !is:
+			rows = append(rows, row{key: make(id, old).key, remove: true})
+		}
+	}
+	return rows
+}
+
+func (k *keyspace) headRow(id blockID, v HeadValue) row {
+	return row{key: k.head(v.DAGName, id), value: binary.AppendUvarint(nil, v.Height)}
+}
+
+func (k *keyspace) rootOf(id blockID, v HeadValue) row {
+	return row{key: k.root(id), value: append(binary.AppendUvarint(nil, v.Height), v.DAGName...)}
+}

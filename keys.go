@@ -1,0 +1,165 @@
+package crdt
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"unicode/utf8"
+
+	ds "github.com/ipfs/go-datastore"
+)
+
+// MaxKeyLength is the greatest length of a key in bytes. It leaves every row
+// that is made from a key well below what common stores allow.
+const MaxKeyLength = 16 << 10
+
+// checkKey reports why a key must not be in a delta. Keys from peers become
+// rows of the user's store, so only clean ones can be let in.
+func checkKey(key string) error {
+	switch {
+	case len(key) > MaxKeyLength:
+		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrInvalidKey, len(key), MaxKeyLength)
+	case key == "" || key == "/":
+		return fmt.Errorf("%w: the root key holds no value", ErrInvalidKey)
+	case key[0] != '/' || path.Clean(key) != key:
+		return fmt.Errorf("%w: %q is not clean, ds.NewKey makes it %q", ErrInvalidKey, key, ds.NewKey(key))
+	case !utf8.ValidString(key):
+		return fmt.Errorf("%w: %q is not valid UTF-8", ErrInvalidKey, key)
+	}
+	return nil
+}
+
+// checkDAGName reports why a name cannot name a DAG. "" is the unnamed DAG.
+func checkDAGName(name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := checkKey("/" + name); err != nil || strings.Contains(name, "/") {
+		return fmt.Errorf("crdt: DAG name %q is not a single clean path part", name)
+	}
+	return nil
+}
+
+// InternalNamespaces are the names, under the user's namespace, of what a
+// datastore keeps in the store. An empty field means its default. They must
+// be different, single path parts other than "q", "p", "r" and "w", which
+// hold rows of their own.
+type InternalNamespaces struct {
+	Heads           string // heads of the unnamed DAG; default "h"
+	DAGHeads        string // heads of the named DAGs; default "a"
+	Set             string // the pairs; default "s"
+	ProcessedBlocks string // merged blocks; default "b"
+	DirtyBitKey     string // set while a repair is due; default "d"
+	BadShutdownKey  string // set while open; default "bs"
+	VersionKey      string // the format version; default "crdt_version"
+}
+
+func (n *InternalNamespaces) fields() []*string {
+	return []*string{&n.Heads, &n.DAGHeads, &n.Set, &n.ProcessedBlocks, &n.DirtyBitKey, &n.BadShutdownKey, &n.VersionKey}
+}
+
+// complete fills in the defaults and checks the result.
+func (n InternalNamespaces) complete() (InternalNamespaces, error) {
+	def := InternalNamespaces{"h", "a", "s", "b", "d", "bs", "crdt_version"}
+	used := map[string]bool{"q": true, "p": true, "r": true, "w": true}
+	var errs []error
+	defaults := def.fields()
+	for i, f := range n.fields() {
+		*f = strings.Trim(*f, "/")
+		if *f == "" {
+			*f = *defaults[i]
+		}
+		if used[*f] || checkDAGName(*f) != nil {
+			errs = append(errs, fmt.Errorf("crdt: internal namespace %q is taken or no single clean path part", *f))
+		}
+		used[*f] = true
+	}
+	return n, errors.Join(errs...)
+}
+
+// keyspace names every row that a datastore keeps in the user's store. Each
+// string is a prefix without a slash at its end.
+type keyspace struct {
+	namespace  ds.Key
+	heads      string // <id>: height
+	dagHeads   string // <dag>/<id>: height
+	records    string // <key>: record
+	losers     string // <escaped key>/<id>: loser
+	tombstones string // <key>/<id>: nothing
+	blocks     string // <id>: mark
+	queue      string // <id>: at most this height
+	waiting    string // <child id>/<parent id>: nothing
+	roots      string // <id>: height, DAG name
+	oldSet     string // what formats 0 and 1 kept in <set>/s and <set>/k
+	oldValues  string
+
+	dirty, open, version, redo ds.Key
+}
+
+func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
+	root := strings.TrimSuffix(ds.NewKey(namespace.String()).String(), "/")
+	in := func(parts ...string) string { return root + "/" + strings.Join(parts, "/") }
+	return &keyspace{
+		namespace:  ds.NewKey(namespace.String()),
+		heads:      in(n.Heads),
+		dagHeads:   in(n.DAGHeads),
+		records:    in(n.Set, "r"),
+		losers:     in(n.Set, "l"),
+		tombstones: in(n.Set, "t"),
+		blocks:     in(n.ProcessedBlocks),
+		queue:      in("q"),
+		waiting:    in("p"),
+		roots:      in("r"),
+		oldSet:     in(n.Set, "s"),
+		oldValues:  in(n.Set, "k"),
+		dirty:      ds.RawKey(in(n.DirtyBitKey)),
+		open:       ds.RawKey(in(n.BadShutdownKey)),
+		version:    ds.RawKey(in(n.VersionKey)),
+		redo:       ds.RawKey(in("w")),
+	}
+}
+
+func (k *keyspace) head(dag string, id blockID) ds.Key {
+	if dag == "" {
+		return ds.RawKey(k.heads + id.dsKey())
+	}
+	return ds.RawKey(k.dagHeads + "/" + dag + id.dsKey())
+}
+
+func (k *keyspace) record(key string) ds.Key { return ds.RawKey(k.records + key) }
+
+// escapeKey turns a key into a single path part, so that what is kept for a
+// key is never found among what is kept for the keys below it.
+var escapeKey = strings.NewReplacer("%", "%25", "/", "%2F")
+
+// losersOf is the prefix of a key's losing versions, and of nothing else.
+func (k *keyspace) losersOf(key string) string { return k.losers + "/" + escapeKey.Replace(key) }
+
+func (k *keyspace) loser(key string, id blockID) ds.Key {
+	return ds.RawKey(k.losersOf(key) + id.dsKey())
+}
+
+func (k *keyspace) tombstone(key string, id blockID) ds.Key {
+	return ds.RawKey(k.tombstones + key + id.dsKey())
+}
+
+func (k *keyspace) block(id blockID) ds.Key  { return ds.RawKey(k.blocks + id.dsKey()) }
+func (k *keyspace) queued(id blockID) ds.Key { return ds.RawKey(k.queue + id.dsKey()) }
+func (k *keyspace) root(id blockID) ds.Key   { return ds.RawKey(k.roots + id.dsKey()) }
+
+func (k *keyspace) waitingOn(child blockID) string { return k.waiting + child.dsKey() }
+
+func (k *keyspace) wait(child, parent blockID) ds.Key {
+	return ds.RawKey(k.waitingOn(child) + parent.dsKey())
+}
+
+// splitID takes the block id off the end of a row's key.
+func splitID(row string) (rest string, id blockID, ok bool) {
+	i := strings.LastIndexByte(row, '/')
+	if i < 0 {
+		return "", blockID{}, false
+	}
+	id, ok = parseBlockID(row[i+1:])
+	return row[:i], id, ok
+}

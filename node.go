@@ -1,0 +1,196 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
+	dag "github.com/ipfs/go-merkledag"
+)
+
+// SessionDAGService is a DAG service that can tie requests for related blocks
+// together, as bitswap does. When the one given to New has a Session method,
+// the blocks below an announcement are fetched in one session.
+type SessionDAGService interface {
+	ipld.DAGService
+	// Session returns a getter that remembers who had the blocks it fetched.
+	// It lives until ctx ends.
+	Session(context.Context) ipld.NodeGetter
+}
+
+// A block is a delta in its dag-pb node, with links to what it builds on.
+type block struct {
+	id      blockID
+	node    ipld.Node
+	delta   *deltaContent
+	links   []blockID
+	queued  bool // it has a queue row
+	covered bool // below a complete block: it must not become a head
+}
+
+// blockStore reads and writes blocks through the user's DAG service. It is
+// the only place that knows how a block is encoded.
+type blockStore struct {
+	dag      ipld.DAGService
+	newDelta func() Delta
+	timeout  time.Duration // for each request; 0: none
+	maxSize  int
+}
+
+// linkSize is at least what one link adds to a block.
+const linkSize = 48
+
+// frameSize is at least what a block needs beside its links and elements.
+const frameSize = 64
+
+// room is how many bytes of elements fit a block with that many links.
+func (s *blockStore) room(dagName string, links int) int {
+	return s.maxSize - frameSize - len(dagName) - links*linkSize
+}
+
+// build makes the block of a delta on top of links. It stores nothing.
+func (s *blockStore) build(d Delta, links []blockID) (*block, error) {
+	content, err := checkDelta(d)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+	}
+	data, err := d.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("crdt: marshalling a delta: %w", err)
+	}
+	node := dag.NodeWithData(data)
+	node.SetCidBuilder(blockPrefix)
+	for _, id := range links {
+		if err := node.AddRawLink("", &ipld.Link{Cid: id.Cid()}); err != nil {
+			return nil, err
+		}
+	}
+	if size := len(node.RawData()); size > s.maxSize {
+		return nil, fmt.Errorf("%w: the block has %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, size, s.maxSize)
+	}
+	id, err := blockIDOf(node.Cid())
+	return &block{id: id, node: node, delta: content, links: links}, err
+}
+
+// add stores a block, so that peers can fetch it.
+func (s *blockStore) add(ctx context.Context, b *block) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if err := s.dag.Add(ctx, b.node); err != nil {
+		return fmt.Errorf("crdt: adding block %s to the DAG service: %w", b.id.Cid(), err)
+	}
+	return nil
+}
+
+func (s *blockStore) remove(ctx context.Context, id blockID) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	return s.dag.Remove(ctx, id.Cid())
+}
+
+// get fetches a block with a getter and checks it. An error that is
+// ErrInvalidBlock is final: the block will never be any better.
+func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	node, err := from.Get(ctx, id.Cid())
+	if err != nil {
+		return nil, fmt.Errorf("crdt: fetching block %s: %w", id.Cid(), err)
+	}
+	return s.decode(id, node)
+}
+
+func (s *blockStore) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, s.timeout)
+}
+
+// errWrongBytes marks bytes that are not the block that was asked for. Unlike
+// ErrInvalidBlock it says nothing about the block.
+var errWrongBytes = errors.New("crdt: the bytes do not match the CID")
+
+// decode reads a block from its raw bytes alone, so that nodes of any
+// implementation will do.
+func (s *blockStore) decode(id blockID, node ipld.Node) (*block, error) {
+	raw := node.RawData()
+	if c, err := blockPrefix.Sum(raw); err != nil || !c.Equals(id.Cid()) {
+		return nil, fmt.Errorf("%w %s", errWrongBytes, id.Cid())
+	}
+	b, err := s.parse(id, raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
+	}
+	b.node = node
+	return b, nil
+}
+
+func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
+	if len(raw) > s.maxSize {
+		return nil, fmt.Errorf("%w: %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, len(raw), s.maxSize)
+	}
+	node, err := dag.DecodeProtobuf(raw)
+	if err != nil {
+		return nil, fmt.Errorf("no dag-pb node: %w", err)
+	}
+	links, err := linksOf(node)
+	if err != nil {
+		return nil, err
+	}
+	d := s.newDelta()
+	if err := d.Unmarshal(node.Data()); err != nil {
+		return nil, fmt.Errorf("no delta: %w", err)
+	}
+	content, err := checkDelta(d)
+	return &block{id: id, delta: content, links: links}, err
+}
+
+// linksOf returns the different blocks that a node links to.
+func linksOf(node ipld.Node) ([]blockID, error) {
+	var ids []blockID
+	seen := make(map[blockID]bool, len(node.Links()))
+	for _, l := range node.Links() {
+		id, err := blockIDOf(l.Cid)
+		if err != nil {
+			return nil, err
+		}
+		if !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// wrapNode makes a node of a block's raw bytes.
+func wrapNode(raw []byte) (ipld.Node, error) { return dag.DecodeProtobuf(raw) }
+
+// session returns a getter for related blocks, and what ends it.
+func (s *blockStore) session(ctx context.Context) (ipld.NodeGetter, context.CancelFunc) {
+	sessions, ok := s.dag.(SessionDAGService)
+	if !ok {
+		return s.dag, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	return sessions.Session(ctx), cancel
+}
+
+// isFinal tells whether an error is about the block itself, so that asking
+// again cannot help.
+func isFinal(err error) bool { return errors.Is(err, ErrInvalidBlock) }
+
+// cidsToIDs turns CIDs given by a user into block ids.
+func cidsToIDs(cids []cid.Cid) ([]blockID, error) {
+	ids := make([]blockID, len(cids))
+	for i, c := range cids {
+		var err error
+		if ids[i], err = blockIDOf(c); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}

@@ -1,0 +1,118 @@
+package crdt
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	logging "github.com/ipfs/go-log/v2"
+)
+
+// Options configure a Datastore. Start from DefaultOptions and change what you
+// need; New copies them, so that later changes have no effect.
+type Options struct {
+	// Logger receives what an operator may want to know. The default logs as
+	// subsystem "crdt" of go-log.
+	Logger logging.StandardLogger
+
+	// RebroadcastInterval is how often the heads are announced again, for
+	// replicas that missed an announcement. Each pause is jittered by ±30 %.
+	// Heads that another replica announced in the meantime are left out.
+	// Must be greater than 0. Default: 1 minute.
+	RebroadcastInterval time.Duration
+
+	// PutHook is called with every pair that becomes visible, written here or
+	// elsewhere. Hooks run one at a time, in commit order, after the commit
+	// and without any lock held: a hook may use the datastore, but must not
+	// close it. A Put has normally run its own hook when it returns; when a
+	// hook is already running elsewhere, it may run a little later.
+	PutHook func(k ds.Key, v []byte)
+
+	// DeleteHook is called with every key that stops being visible. When the
+	// removed value uncovers a concurrent one, PutHook is called next.
+	DeleteHook func(k ds.Key)
+
+	// NumWorkers scales how much is fetched side by side: up to 32 blocks a
+	// worker are being asked for at any moment. Must be greater than 0.
+	// Default: 5.
+	NumWorkers int
+
+	// DAGSyncerTimeout limits each single request to the DAG service.
+	// 0 means no limit. Default: 5 minutes.
+	DAGSyncerTimeout time.Duration
+
+	// MaxBatchDeltaSize is how many bytes of keys and values a ds.Batch may
+	// hold, and how many concurrent writes may share a block. A batch that
+	// outgrows it is committed early, in the Put or Delete that does so.
+	// Must be greater than 0. Default: 1 MiB.
+	MaxBatchDeltaSize int
+
+	// RepairInterval is how often a datastore that is marked dirty tries to
+	// repair itself. 0 means never. Default: 1 hour.
+	RepairInterval time.Duration
+
+	// MultiHeadProcessing has no effect: announced heads are always worked on
+	// side by side. It is here for programs that set it.
+	MultiHeadProcessing bool
+
+	// BroadcastBatchDelay is how long an announcement waits for further
+	// writes to share it. 0 announces at once. Default: 0.
+	BroadcastBatchDelay time.Duration
+
+	// MaxBlockSize is the size in bytes of the largest block that is written
+	// or accepted; writes that need a larger one fail with ErrTooLarge. The
+	// default suits bitswap, which carries no more. All replicas must agree.
+	// 0 means the default: 2 MiB.
+	MaxBlockSize int
+}
+
+// DefaultOptions returns new Options with every default filled in.
+func DefaultOptions() *Options {
+	return &Options{
+		Logger:              logging.Logger("crdt"),
+		RebroadcastInterval: time.Minute,
+		NumWorkers:          5,
+		DAGSyncerTimeout:    5 * time.Minute,
+		MaxBatchDeltaSize:   1 << 20,
+		RepairInterval:      time.Hour,
+		MaxBlockSize:        2 << 20,
+	}
+}
+
+// complete returns a checked copy in which nothing is missing. The error names
+// every fault at once.
+func (o *Options) complete() (*Options, error) {
+	def := DefaultOptions()
+	if o == nil {
+		return def, nil
+	}
+	c := *o
+	if c.Logger == nil {
+		c.Logger = def.Logger
+	}
+	if c.MaxBlockSize == 0 {
+		c.MaxBlockSize = def.MaxBlockSize
+	}
+	return &c, c.validate()
+}
+
+// minBlockSize leaves room for the links and the frame of a delta.
+const minBlockSize = 4 << 10
+
+func (o *Options) validate() error {
+	var errs []error
+	require := func(ok bool, name string, is any, should string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("crdt: Options.%s is %v: it must be %s", name, is, should))
+		}
+	}
+	require(o.RebroadcastInterval > 0, "RebroadcastInterval", o.RebroadcastInterval, "greater than 0, such as 1m")
+	require(o.NumWorkers > 0, "NumWorkers", o.NumWorkers, "at least 1")
+	require(o.DAGSyncerTimeout >= 0, "DAGSyncerTimeout", o.DAGSyncerTimeout, "0 (no limit) or more")
+	require(o.MaxBatchDeltaSize > 0, "MaxBatchDeltaSize", o.MaxBatchDeltaSize, "at least 1 byte")
+	require(o.RepairInterval >= 0, "RepairInterval", o.RepairInterval, "0 (never) or more")
+	require(o.BroadcastBatchDelay >= 0, "BroadcastBatchDelay", o.BroadcastBatchDelay, "0 (at once) or more")
+	require(o.MaxBlockSize >= minBlockSize, "MaxBlockSize", o.MaxBlockSize, fmt.Sprintf("at least %d bytes, or 0 for the default", minBlockSize))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,141 @@
+package crdt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// A version is one (key, block) pair: the value that a block gave to a key.
+type version struct {
+	id       blockID
+	priority uint64
+	value    []byte
+}
+
+// beats tells which of two live versions of a key is its value: the one of
+// higher priority, then the greater value. This is the only place that
+// decides. The id only makes the choice among equal values a fixed one.
+func (v *version) beats(w *version) bool {
+	if v.priority != w.priority {
+		return v.priority > w.priority
+	}
+	if c := bytes.Compare(v.value, w.value); c != 0 {
+		return c > 0
+	}
+	return bytes.Compare(v.id[:], w.id[:]) > 0
+}
+
+// A record is what the store holds for a key with live versions: the winner,
+// and whether others may exist.
+type record struct {
+	version
+	// losers is set while rows of losing versions may exist.
+	losers bool
+	// unresolved marks a record that was migrated from an older format with
+	// several live versions: id is not known, and the winner's version is
+	// among the losers as well.
+	unresolved bool
+}
+
+// A stored record is a header of fixed size, so that the size of a value can
+// be told from the size of the row, and then the value:
+//
+//	flags (1 byte) | priority (8 bytes, big endian) | block id (32 bytes) | value
+const recordHeader = 1 + 8 + len(blockID{})
+
+const (
+	flagRecord     = 1 << 0 // always set
+	flagLosers     = 1 << 1
+	flagUnresolved = 1 << 2
+	knownFlags     = flagRecord | flagLosers | flagUnresolved
+)
+
+var errBadRecord = errors.New("crdt: the store holds a malformed record")
+
+func (r *record) encode() []byte {
+	b := make([]byte, recordHeader, recordHeader+len(r.value))
+	b[0] = flagRecord
+	if r.losers {
+		b[0] |= flagLosers
+	}
+	if r.unresolved {
+		b[0] |= flagUnresolved
+	}
+	binary.BigEndian.PutUint64(b[1:], r.priority)
+	copy(b[9:], r.id[:])
+	return append(b, r.value...)
+}
+
+// decodeRecord reads a record; its value is part of b.
+func decodeRecord(b []byte) (*record, error) {
+	value, err := recordValue(b)
+	if err != nil {
+		return nil, err
+	}
+	return &record{
+		version:    version{id: blockID(b[9:recordHeader]), priority: binary.BigEndian.Uint64(b[1:]), value: value},
+		losers:     b[0]&flagLosers != 0,
+		unresolved: b[0]&flagUnresolved != 0,
+	}, nil
+}
+
+// recordValue returns the value in a record.
+func recordValue(b []byte) ([]byte, error) {
+	if len(b) < recordHeader || b[0]&flagRecord == 0 || b[0]&^knownFlags != 0 {
+		return nil, fmt.Errorf("%w of %d bytes", errBadRecord, len(b))
+	}
+	return b[recordHeader:len(b):len(b)], nil
+}
+
+// A loser is a live version that is not its key's value. Its block has the
+// value, so the store keeps the priority alone; when the block is about to go,
+// the value is kept too. Of a migrated loser not even the priority is known.
+type loser struct {
+	version      // priority 0: not known
+	known   bool // the value is known
+	keep    bool // the value is to be stored
+	stored  bool // it was read from the store
+}
+
+// A stored loser is empty when nothing is known, and otherwise
+//
+//	1 if a value follows, else 0 (1 byte) | priority (8 bytes, big endian) | value
+const loserHeader = 1 + 8
+
+func (l *loser) encode() []byte {
+	if l.priority == 0 {
+		return []byte{}
+	}
+	b := binary.BigEndian.AppendUint64(make([]byte, 1, loserHeader+len(l.value)), l.priority)
+	if l.keep {
+		b[0] = 1
+		b = append(b, l.value...)
+	}
+	return b
+}
+
+func decodeLoser(id blockID, b []byte) (*loser, error) {
+	l := &loser{version: version{id: id}, stored: true}
+	if len(b) == 0 {
+		return l, nil
+	}
+	if len(b) < loserHeader || b[0] > 1 || (b[0] == 0 && len(b) > loserHeader) {
+		return nil, fmt.Errorf("%w of a losing version, %d bytes", errBadRecord, len(b))
+	}
+	l.priority = binary.BigEndian.Uint64(b[1:])
+	if b[0] == 1 {
+		l.value, l.known, l.keep = b[loserHeader:], true, true
+	}
+	return l, nil
+}
+
+// same tells whether two records would be stored alike.
+func (r *record) same(o *record) bool {
+	return r.id == o.id && r.losers == o.losers && r.unresolved == o.unresolved && sameValue(&r.version, &o.version)
+}
+
+func sameValue(v, w *version) bool {
+	return v.priority == w.priority && bytes.Equal(v.value, w.value)
+}

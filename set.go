@@ -1,0 +1,408 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/ipfs/go-ds-crdt/pb"
+)
+
+// A setChange is what one commit does to the set: an add-wins observed-removed
+// set of versions (Merkle-CRDTs, section VI, arXiv 2004.00107) in which the
+// merged blocks are the causal context, so that removed versions leave
+// nothing behind (Bieniusa et al., "An optimized conflict-free replicated
+// set", arXiv 1210.3368).
+//
+// It is an overlay: every touched record is loaded once, all deltas of the
+// commit are applied in memory, and rows returns what to write. It never goes
+// to the network. A setChange belongs to the goroutine that commits.
+type setChange struct {
+	store      *rowStore
+	keys       map[string]*keyChange
+	order      []*keyChange           // in the order of first touch, for the hooks
+	tombstones map[versionName]bool   // rows to put (true) or remove (false)
+	stored     bool                   // tombstone rows may exist in the store
+	fetched    map[versionName]*loser // values read from blocks beforehand
+}
+
+// A versionName names a version.
+type versionName struct {
+	key string
+	id  blockID
+}
+
+func newSetChange(store *rowStore, tombstonesStored bool) *setChange {
+	return &setChange{
+		store:      store,
+		keys:       make(map[string]*keyChange),
+		tombstones: make(map[versionName]bool),
+		stored:     tombstonesStored,
+	}
+}
+
+// merge applies a delta that came in block id. merged tells whether a block
+// has been merged.
+func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merged func(blockID) (bool, error)) error {
+	for _, t := range d.tombstones {
+		// An id that names no block matches no version.
+		if removed, ok := parseDsKey(t.GetId()); ok {
+			if err := c.remove(ctx, t.GetKey(), removed, merged); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range d.elements {
+		v := version{id: id, priority: d.priority, value: e.GetValue()}
+		if err := c.add(ctx, e.GetKey(), v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add adds a version, unless its tombstone was here before it.
+func (c *setChange) add(ctx context.Context, key string, v version) error {
+	dead, err := c.takeTombstone(ctx, versionName{key, v.id})
+	if err != nil || dead {
+		return err
+	}
+	k, err := c.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	k.add(v)
+	return nil
+}
+
+// takeTombstone removes the tombstone of a version whose block is being
+// merged, and tells whether there was one.
+func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, error) {
+	if _, ok := c.tombstones[n]; ok {
+		c.tombstones[n] = false
+		return true, nil // also when a delta has its key twice
+	}
+	if !c.stored {
+		return false, nil
+	}
+	found, err := c.store.Has(ctx, c.store.keys.tombstone(n.key, n.id))
+	if found {
+		c.tombstones[n] = false
+	}
+	return found, err
+}
+
+// remove removes a version if its block has been merged, and otherwise leaves
+// a tombstone for it.
+func (c *setChange) remove(ctx context.Context, key string, id blockID, merged func(blockID) (bool, error)) error {
+	k, err := c.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	known := k.wonBy(id)
+	if !known {
+		if known, err = merged(id); err != nil {
+			return err
+		}
+	}
+	if known {
+		k.remove(id)
+	} else {
+		c.tombstones[versionName{key, id}] = true
+	}
+	return nil
+}
+
+// load returns the state of a key in this commit.
+func (c *setChange) load(ctx context.Context, key string) (*keyChange, error) {
+	if k, ok := c.keys[key]; ok {
+		return k, nil
+	}
+	k := &keyChange{key: key}
+	b, found, err := c.store.get(ctx, c.store.keys.record(key))
+	if err == nil && found {
+		k.before, err = decodeRecord(b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("crdt: loading %s: %w", key, err)
+	}
+	if k.before != nil {
+		k.win, k.unresolved, k.losersStored = &k.before.version, k.before.unresolved, k.before.losers
+	}
+	c.keys[key] = k
+	c.order = append(c.order, k)
+	return k, nil
+}
+
+// live returns the live versions of a key: the losers, then the winner.
+func (c *setChange) live(ctx context.Context, key string) ([]blockID, error) {
+	k, err := c.load(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	losers, err := c.losers(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]blockID, 0, len(losers)+1)
+	for _, l := range losers {
+		ids = append(ids, l.id)
+	}
+	if k.win != nil && !k.unresolved {
+		ids = append(ids, k.win.id)
+	}
+	return ids, nil
+}
+
+// losers returns the losing versions of a key as they are in this commit, in
+// the order of their ids.
+func (c *setChange) losers(ctx context.Context, k *keyChange) ([]*loser, error) {
+	var all []*loser
+	if k.losersStored {
+		for e, err := range c.store.rows(ctx, c.store.keys.losersOf(k.key), false, 0) {
+			if err != nil {
+				return nil, err
+			}
+			_, id, ok := splitID(e.Key)
+			if _, changed := k.losers[id]; changed || !ok {
+				continue
+			}
+			l, err := decodeLoser(id, e.Value)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, l)
+		}
+	}
+	for _, l := range k.losers {
+		if l != nil {
+			all = append(all, l)
+		}
+	}
+	slices.SortFunc(all, func(a, b *loser) int { return slices.Compare(a.id[:], b.id[:]) })
+	return all, nil
+}
+
+// settle chooses the winner of every key that lost its own. Values of losers
+// that stand only in their blocks are reported as missing; once they are in
+// fetched, settling works.
+func (c *setChange) settle(ctx context.Context) (missing []versionName, err error) {
+	for _, k := range c.order {
+		if !k.open {
+			continue
+		}
+		m, err := c.elect(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		missing = append(missing, m...)
+	}
+	return missing, nil
+}
+
+// elect makes the best loser of a key its winner.
+func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionName, err error) {
+	candidates, err := c.losers(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	candidates = slices.DeleteFunc(candidates, func(l *loser) bool { return !c.complete(k, l) })
+	for _, l := range contenders(candidates) {
+		if !l.known {
+			missing = append(missing, versionName{k.key, l.id})
+		}
+	}
+	if len(missing) > 0 {
+		return missing, nil
+	}
+	k.crown(candidates)
+	return nil, nil
+}
+
+// complete fills in what was fetched for a loser. It returns false for a
+// version that turned out to have no value in its block, and drops it.
+func (c *setChange) complete(k *keyChange, l *loser) bool {
+	f, ok := c.fetched[versionName{k.key, l.id}]
+	if !ok || l.known {
+		return true
+	}
+	if f == nil {
+		k.setLoser(l.id, nil)
+		return false
+	}
+	l.priority, l.value, l.known = f.priority, f.value, true
+	k.setLoser(l.id, l)
+	return true
+}
+
+// contenders returns the losers whose values are needed to tell which one is
+// best: those of unknown priority, or else those of the greatest.
+func contenders(losers []*loser) []*loser {
+	var top []*loser
+	for _, l := range losers {
+		switch {
+		case len(top) == 0 || l.priority == top[0].priority:
+			top = append(top, l)
+		case top[0].priority != 0 && (l.priority == 0 || l.priority > top[0].priority):
+			top = append(top[:0:0], l)
+		}
+	}
+	return top
+}
+
+// rows returns what the commit writes. Call settle first.
+func (c *setChange) rows() []row {
+	keys := c.store.keys
+	rows := make([]row, 0, len(c.order)+4)
+	for _, k := range c.order {
+		rows = k.appendRows(rows, keys)
+	}
+	for n, put := range c.tombstones {
+		rows = append(rows, row{key: keys.tombstone(n.key, n.id), value: []byte{}, remove: !put})
+	}
+	return rows
+}
+
+// leavesTombstones tells whether rows puts a tombstone.
+func (c *setChange) leavesTombstones() bool {
+	for _, put := range c.tombstones {
+		if put {
+			return true
+		}
+	}
+	return false
+}
+
+// A keyChange is one key's state in a commit.
+type keyChange struct {
+	key    string
+	before *record // as stored; nil: none
+
+	win          *version // the winner now; nil: none, or open
+	open         bool     // the winner is gone, and must be chosen among the losers
+	unresolved   bool     // as in record
+	losersStored bool     // rows of losers may be in the store
+	noneLeft     bool     // but it is known that none will be left
+	displaced    bool     // the version in before was removed, not just beaten
+
+	losers map[blockID]*loser // changes to the losers; nil: removed
+}
+
+func (k *keyChange) setLoser(id blockID, l *loser) {
+	if k.losers == nil {
+		k.losers = make(map[blockID]*loser)
+	}
+	k.losers[id] = l
+}
+
+// wonBy tells whether the winner is known to be the version of block id.
+func (k *keyChange) wonBy(id blockID) bool { return k.win != nil && !k.unresolved && k.win.id == id }
+
+func (k *keyChange) lose(v version) {
+	if l := k.losers[v.id]; l == nil || v.beats(&l.version) {
+		k.setLoser(v.id, &loser{version: v, known: true})
+	}
+}
+
+func (k *keyChange) add(v version) {
+	switch {
+	case k.open:
+		k.lose(v)
+	case k.win == nil:
+		k.win = &v
+	case !v.beats(k.win):
+		if !k.wonBy(v.id) {
+			k.lose(v)
+		}
+	default:
+		// An unresolved winner stands among the losers already.
+		if !k.unresolved && !k.wonBy(v.id) {
+			k.lose(*k.win)
+		}
+		delete(k.losers, v.id) // from the same delta
+		k.win, k.unresolved = &v, false
+	}
+}
+
+func (k *keyChange) remove(id blockID) {
+	if _, ok := k.losers[id]; ok || k.losersStored {
+		k.setLoser(id, nil)
+	}
+	if k.before != nil && !k.before.unresolved && k.before.id == id {
+		k.displaced = true
+	}
+	if k.unresolved || k.wonBy(id) {
+		k.win, k.open, k.unresolved = nil, true, false
+	}
+}
+
+// crown makes the best of the candidates the winner.
+func (k *keyChange) crown(candidates []*loser) {
+	k.open = false
+	var best *loser
+	for _, l := range candidates {
+		if best == nil || l.beats(&best.version) {
+			best = l
+		}
+	}
+	k.noneLeft = len(candidates) <= 1
+	if best != nil {
+		k.win = &best.version
+		delete(k.losers, best.id)
+		if best.stored {
+			k.setLoser(best.id, nil)
+		}
+	}
+	if k.before != nil && k.before.unresolved {
+		k.displaced = k.win == nil || !sameValue(k.win, &k.before.version)
+	}
+}
+
+func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
+	live := false
+	for id, l := range k.losers {
+		r := row{key: keys.loser(k.key, id), remove: l == nil}
+		if l != nil {
+			live = true
+			r.value = l.encode()
+		}
+		rows = append(rows, r)
+	}
+	switch {
+	case k.win != nil:
+		r := &record{version: *k.win, losers: live || k.losersStored && !k.noneLeft, unresolved: k.unresolved}
+		if k.before == nil || !k.before.same(r) {
+			rows = append(rows, row{key: keys.record(k.key), value: r.encode()})
+		}
+	case k.before != nil:
+		rows = append(rows, row{key: keys.record(k.key), remove: true})
+	}
+	return rows
+}
+
+// event returns what the hooks should be told about the key.
+func (k *keyChange) event() (e event, changed bool) {
+	e = event{key: k.key, deleted: k.before != nil && (k.win == nil || k.displaced)}
+	if k.win != nil {
+		e.put = k.before == nil || k.displaced || !k.stillWins(k.before)
+		e.value = k.win.value
+	}
+	return e, e.put || e.deleted
+}
+
+// stillWins tells whether the winner is the one it was before.
+func (k *keyChange) stillWins(before *record) bool {
+	if before.unresolved {
+		return k.unresolved || sameValue(k.win, &before.version)
+	}
+	return k.wonBy(before.id)
+}
+
+// tombstonesFor returns the tombstones that remove versions of a key.
+func tombstonesFor(key string, ids []blockID) []*pb.Element {
+	t := make([]*pb.Element, len(ids))
+	for i, id := range ids {
+		t[i] = &pb.Element{Key: key, Id: id.dsKey()}
+	}
+	return t
+}

@@ -1,0 +1,197 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"reflect"
+
+	ds "github.com/ipfs/go-datastore"
+	query "github.com/ipfs/go-datastore/query"
+	"github.com/ipfs/go-ds-crdt/pb"
+	"google.golang.org/protobuf/proto"
+)
+
+// A rowStore is the user's datastore, with writes that are all or nothing.
+//
+// A batch of the user's store is taken to be atomic. Where there is none, or
+// it may be too large for the store to keep in one piece, the rows are first
+// written as one redo row. Whatever happens then, recover writes them again.
+type rowStore struct {
+	ds.Datastore
+	keys     *keyspace
+	batching ds.Batching // nil: every row is written on its own
+}
+
+// A row is one change to the store.
+type row struct {
+	key    ds.Key
+	value  []byte
+	remove bool
+}
+
+// A batch beyond these limits gets a redo row: Badger, for one, cuts a large
+// batch into several transactions without saying so.
+const (
+	maxAtomicRows  = 64 << 10
+	maxAtomicBytes = 8 << 20
+)
+
+func newRowStore(ctx context.Context, store ds.Datastore, keys *keyspace) (*rowStore, error) {
+	s := &rowStore{Datastore: store, keys: keys}
+	batching, ok := store.(ds.Batching)
+	if !ok {
+		return s, nil
+	}
+	probe, err := batching.Batch(ctx)
+	switch {
+	case errors.Is(err, ds.ErrBatchUnsupported):
+		return s, nil
+	case err != nil:
+		return nil, fmt.Errorf("crdt: opening a batch: %w", err)
+	}
+	if c, ok := probe.(interface{ Cancel() error }); ok {
+		_ = c.Cancel() // only Badger's batch holds anything
+	}
+	// go-datastore's basic batch writes its rows one by one, in any order.
+	if reflect.TypeOf(probe) != reflect.TypeOf(ds.NewBasicBatch(store)) {
+		s.batching = batching
+	}
+	return s, nil
+}
+
+// get reads a row; found is false when there is none.
+func (s *rowStore) get(ctx context.Context, key ds.Key) (value []byte, found bool, err error) {
+	value, err = s.Datastore.Get(ctx, key)
+	if errors.Is(err, ds.ErrNotFound) {
+		return nil, false, nil
+	}
+	return value, err == nil, err
+}
+
+// rows yields the rows under a prefix: their keys without the prefix, and
+// their values unless keysOnly is set. limit 0 means all.
+func (s *rowStore) rows(ctx context.Context, prefix string, keysOnly bool, limit int) iter.Seq2[query.Entry, error] {
+	return func(yield func(query.Entry, error) bool) {
+		q := query.Query{Prefix: prefix, KeysOnly: keysOnly, Limit: limit}
+		for e, err := range ds.QueryIter(ctx, s.Datastore, q) {
+			if err == nil {
+				e.Key = e.Key[len(prefix):]
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// any tells whether there is a row under a prefix.
+func (s *rowStore) any(ctx context.Context, prefix string) (bool, error) {
+	for _, err := range s.rows(ctx, prefix, true, 1) {
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// write makes all changes, or none. When it fails, it is unknown which: then
+// recover must be called before anything is read for the next write.
+func (s *rowStore) write(ctx context.Context, rows []row) error {
+	if s.batching != nil && isSmall(rows) {
+		return s.apply(ctx, rows)
+	}
+	redo, err := encodeRedo(rows)
+	if err != nil {
+		return err
+	}
+	if err := s.Put(ctx, s.keys.redo, redo); err != nil {
+		return err
+	}
+	return s.finish(ctx, rows)
+}
+
+// recover finishes a write that was cut off.
+func (s *rowStore) recover(ctx context.Context) error {
+	redo, found, err := s.get(ctx, s.keys.redo)
+	if err != nil || !found {
+		return err
+	}
+	rows, err := decodeRedo(redo)
+	if err != nil {
+		return fmt.Errorf("crdt: row %s: %w", s.keys.redo, err)
+	}
+	return s.finish(ctx, rows)
+}
+
+func (s *rowStore) finish(ctx context.Context, rows []row) error {
+	if err := s.apply(ctx, rows); err != nil {
+		return err
+	}
+	return s.Delete(ctx, s.keys.redo)
+}
+
+func (s *rowStore) apply(ctx context.Context, rows []row) error {
+	if s.batching == nil {
+		return writeRows(ctx, s.Datastore, rows)
+	}
+	batch, err := s.batching.Batch(ctx)
+	if err != nil {
+		return err
+	}
+	if err := writeRows(ctx, batch, rows); err != nil {
+		return err
+	}
+	return batch.Commit(ctx)
+}
+
+func writeRows(ctx context.Context, to ds.Write, rows []row) error {
+	for _, r := range rows {
+		var err error
+		if r.remove {
+			err = to.Delete(ctx, r.key)
+		} else {
+			err = to.Put(ctx, r.key, r.value)
+		}
+		if err != nil {
+			return fmt.Errorf("crdt: writing row %s: %w", r.key, err)
+		}
+	}
+	return nil
+}
+
+func isSmall(rows []row) bool {
+	size := 0
+	for _, r := range rows {
+		size += len(r.key.String()) + len(r.value)
+	}
+	return len(rows) <= maxAtomicRows && size <= maxAtomicBytes
+}
+
+// A redo row has the shape of a delta: what is put and what is removed.
+func encodeRedo(rows []row) ([]byte, error) {
+	var d pb.Delta
+	for _, r := range rows {
+		e := &pb.Element{Key: r.key.String(), Value: r.value}
+		if r.remove {
+			d.Tombstones = append(d.Tombstones, e)
+		} else {
+			d.Elements = append(d.Elements, e)
+		}
+	}
+	return proto.Marshal(&d)
+}
+
+func decodeRedo(b []byte) ([]row, error) {
+	var d pb.Delta
+	if err := proto.Unmarshal(b, &d); err != nil {
+		return nil, err
+	}
+	var rows []row
+	for _, e := range d.GetElements() {
+		rows = append(rows, row{key: ds.RawKey(e.GetKey()), value: e.GetValue()})
+	}
+	for _, e := range d.GetTombstones() {
+		rows = append(rows, row{key: ds.RawKey(e.GetKey()), remove: true})
+	}
+	return rows, nil
+}

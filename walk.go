@@ -1,0 +1,462 @@
+package crdt
+
+import (
+	"container/heap"
+	"container/list"
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	ipld "github.com/ipfs/go-ipld-format"
+	logging "github.com/ipfs/go-log/v2"
+)
+
+// Limits of the walker. What does not fit stays in the store, as queue rows,
+// or is announced again by those who have it.
+const (
+	fetchesPerWorker = 32       // requests in flight for each of Options.NumWorkers
+	maxSlow          = 2048     // further requests that have outlived patience
+	maxJobs          = 64 << 10 // blocks known to be missing
+	maxAnnounced     = 4096     // of these, announced and not seen yet
+
+	minPatience = 250 * time.Millisecond
+	maxPatience = 5 * time.Second
+
+	minBackoff  = 100 * time.Millisecond
+	maxAttempts = 8 // for a block that was announced and never seen
+)
+
+// The walker fetches what is missing: announced heads, and the blocks below
+// them, newest first. What arrives goes to the merger, which tells the walker
+// what is missing next.
+//
+// Each announcement is a walk of its own, and the walks take turns, so that
+// none can hold up the others. A request that outlives the walker's patience
+// gives its slot to the next and goes on beside it; one that fails is tried
+// again later.
+type walker struct {
+	ctx        context.Context
+	blocks     *blockStore
+	log        logging.StandardLogger
+	arrivals   chan<- *arrival
+	slots      int
+	maxBackoff time.Duration
+	workers    sync.WaitGroup
+
+	mu        sync.Mutex
+	jobs      map[blockID]*job
+	rotation  list.List // of *walk: those with waiting jobs, next first
+	announced list.List // of *job: announced blocks, oldest first
+	slow      list.List // of *job: requests without a slot, oldest first
+	running   int       // requests with a slot
+	latency   time.Duration
+	spilled   bool // the store has queue rows that are not in jobs
+	kicked    time.Time
+}
+
+// A walk is what one announcement leads to.
+type walk struct {
+	from    ipld.NodeGetter
+	end     context.CancelFunc
+	jobs    int // not merged yet
+	waiting jobHeap
+	element *list.Element // in the rotation
+}
+
+// A job is a missing block.
+type job struct {
+	id       blockID
+	walk     *walk
+	height   uint64 // it is at most this high
+	queued   bool   // it has a queue row
+	attempts int
+
+	state   jobState
+	element *list.Element // in announced
+	slow    *list.Element // in slow
+	cancel  context.CancelFunc
+	retry   *time.Timer
+}
+
+type jobState int
+
+const (
+	waiting jobState = iota // in its walk's heap
+	running                 // being fetched
+	parked                  // failed; its timer will put it back
+	arrived                 // handed to the merger
+	dropped                 // given up
+)
+
+// An arrival is a block for the merger.
+type arrival struct {
+	job    *job
+	block  *block
+	err    error // the block is to be refused
+	values map[versionName]*loser
+}
+
+func newWalker(ctx context.Context, blocks *blockStore, opts *Options, arrivals chan<- *arrival) *walker {
+	return &walker{
+		ctx:        ctx,
+		blocks:     blocks,
+		log:        opts.Logger,
+		arrivals:   arrivals,
+		slots:      opts.NumWorkers * fetchesPerWorker,
+		maxBackoff: opts.RebroadcastInterval,
+		jobs:       make(map[blockID]*job),
+	}
+}
+
+// announce starts a walk from announced blocks that have not been merged.
+func (w *walker) announce(ids []blockID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wk := w.newWalk()
+	for _, id := range ids {
+		if w.jobs[id] != nil {
+			continue
+		}
+		j := w.addLocked(wk, wanted{id: id, height: maxPriority}, false)
+		j.element = w.announced.PushBack(j)
+		if w.announced.Len() > maxAnnounced {
+			w.dropLocked(w.announced.Front().Value.(*job))
+		}
+	}
+	w.endIfDone(wk)
+	w.kickLocked()
+	w.startLocked()
+}
+
+// want adds the missing children of a block that was merged.
+func (w *walker) want(wk *walk, children []wanted) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range children {
+		w.wantLocked(wk, c)
+	}
+	w.startLocked()
+}
+
+func (w *walker) wantLocked(wk *walk, c wanted) {
+	if j := w.jobs[c.id]; j != nil {
+		j.queued = true
+		w.unlistLocked(j)
+		return
+	}
+	if len(w.jobs) >= maxJobs && !w.spillLocked() {
+		w.spilled = true
+		return
+	}
+	w.addLocked(wk, c, true)
+}
+
+// spillLocked makes room for one job by leaving a failing one to the store.
+func (w *walker) spillLocked() bool {
+	for _, j := range w.jobs {
+		if j.state == parked && j.queued {
+			w.spilled = true
+			w.dropLocked(j)
+			return true
+		}
+	}
+	return false
+}
+
+func (w *walker) newWalk() *walk {
+	wk := &walk{}
+	wk.from, wk.end = w.blocks.session(w.ctx)
+	return wk
+}
+
+func (w *walker) addLocked(wk *walk, c wanted, queued bool) *job {
+	j := &job{id: c.id, walk: wk, height: c.height, queued: queued}
+	w.jobs[c.id] = j
+	wk.jobs++
+	w.enqueueLocked(j)
+	return j
+}
+
+// enqueueLocked makes a job wait for a slot. A walk that had none waiting goes
+// to the front: news is fetched before history.
+func (w *walker) enqueueLocked(j *job) {
+	j.state = waiting
+	heap.Push(&j.walk.waiting, j)
+	if j.walk.element == nil {
+		j.walk.element = w.rotation.PushFront(j.walk)
+	}
+}
+
+// startLocked fills the free slots.
+func (w *walker) startLocked() {
+	for w.running < w.slots && w.rotation.Len() > 0 && w.ctx.Err() == nil {
+		j := w.nextLocked()
+		if j == nil {
+			continue
+		}
+		j.state = running
+		w.running++
+		w.workers.Go(func() { w.fetch(j) })
+	}
+}
+
+// nextLocked takes the newest job of the walk whose turn it is.
+func (w *walker) nextLocked() *job {
+	wk := w.rotation.Front().Value.(*walk)
+	j := heap.Pop(&wk.waiting).(*job)
+	if wk.waiting.Len() > 0 {
+		w.rotation.MoveToBack(wk.element)
+	} else {
+		w.rotation.Remove(wk.element)
+		wk.element = nil
+	}
+	if j.state != waiting {
+		return nil // dropped meanwhile
+	}
+	return j
+}
+
+// fetch gets one block and hands it to the merger.
+func (w *walker) fetch(j *job) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	from, patience := w.prepare(j, cancel)
+	impatient := time.AfterFunc(patience, func() { w.yieldSlot(j) })
+	begun := time.Now()
+	b, err := w.blocks.get(ctx, from, j.id)
+	impatient.Stop()
+	took := time.Since(begun)
+	if err != nil && !isFinal(err) {
+		w.done(j, 0)
+		w.fail(j, err)
+		return
+	}
+	w.deliver(&arrival{job: j, block: b, err: err})
+	w.done(j, took)
+}
+
+// prepare says where to get a block from and how long to be patient. A block
+// that could not be had in its session is asked for outside it.
+func (w *walker) prepare(j *job, cancel context.CancelFunc) (ipld.NodeGetter, time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j.cancel = cancel
+	from := j.walk.from
+	if j.attempts > 0 {
+		from = w.blocks.dag
+	}
+	return from, min(max(minPatience, 4*w.latency), maxPatience)
+}
+
+// deliver blocks while the merger is behind, which in turn holds the slot.
+func (w *walker) deliver(a *arrival) {
+	w.mu.Lock()
+	a.job.state = arrived
+	w.unlistLocked(a.job)
+	w.mu.Unlock()
+	select {
+	case w.arrivals <- a:
+	case <-w.ctx.Done():
+	}
+}
+
+// yieldSlot lets the next request start while j's goes on.
+func (w *walker) yieldSlot(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j.state != running || j.slow != nil {
+		return
+	}
+	j.slow = w.slow.PushBack(j)
+	w.running--
+	if w.slow.Len() > maxSlow {
+		w.slow.Front().Value.(*job).cancel()
+	}
+	w.startLocked()
+}
+
+// done frees what a request held. took is how long it took to succeed, or 0.
+func (w *walker) done(j *job, took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j.slow != nil {
+		w.slow.Remove(j.slow)
+		j.slow = nil
+	} else {
+		w.running--
+	}
+	if took > 0 {
+		w.latency += (took - w.latency) / 8
+	}
+	w.startLocked()
+}
+
+// fail parks a job until it is worth another try.
+func (w *walker) fail(j *job, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j.state == dropped || w.ctx.Err() != nil {
+		return
+	}
+	j.attempts++
+	if !j.queued && j.attempts >= maxAttempts {
+		w.log.Infof("giving up on announced block %s after %d attempts: %s", j.id.Cid(), j.attempts, err)
+		w.dropLocked(j)
+		return
+	}
+	w.log.Debugf("block %s, attempt %d: %s", j.id.Cid(), j.attempts, err)
+	j.state = parked
+	j.retry = time.AfterFunc(w.backoff(j.attempts), func() { w.unpark(j) })
+}
+
+func (w *walker) backoff(attempts int) time.Duration {
+	d := min(minBackoff<<min(attempts, 16), w.maxBackoff)
+	return d/2 + rand.N(d/2+1)
+}
+
+func (w *walker) unpark(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unparkLocked(j)
+	w.startLocked()
+}
+
+func (w *walker) unparkLocked(j *job) {
+	if j.state == parked {
+		j.retry.Stop()
+		w.enqueueLocked(j)
+	}
+}
+
+// kick tries all parked jobs again: a peer has come, or has been heard.
+func (w *walker) kick() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kickLocked()
+	w.startLocked()
+}
+
+// kickLocked does so at most once a second, since any peer can make it happen.
+func (w *walker) kickLocked() {
+	if time.Since(w.kicked) < time.Second {
+		return
+	}
+	w.kicked = time.Now()
+	for _, j := range w.jobs {
+		w.unparkLocked(j)
+	}
+}
+
+// merged forgets a job that is done.
+func (w *walker) merged(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dropLocked(j)
+}
+
+// dropLocked forgets a job in whatever state it is.
+func (w *walker) dropLocked(j *job) {
+	if j.state == dropped {
+		return
+	}
+	switch j.state {
+	case running:
+		if j.cancel != nil {
+			j.cancel()
+		}
+	case parked:
+		j.retry.Stop()
+	}
+	j.state = dropped
+	w.unlistLocked(j)
+	delete(w.jobs, j.id)
+	j.walk.jobs--
+	w.endIfDone(j.walk)
+}
+
+func (w *walker) unlistLocked(j *job) {
+	if j.element != nil {
+		w.announced.Remove(j.element)
+		j.element = nil
+	}
+}
+
+func (w *walker) endIfDone(wk *walk) {
+	if wk.jobs == 0 {
+		wk.end()
+	}
+}
+
+// len returns how many blocks are known to be missing.
+func (w *walker) len() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.jobs)
+}
+
+// needsRefill tells whether jobs that were left to the store can be taken up.
+func (w *walker) needsRefill() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.spilled && len(w.jobs) < maxJobs/2
+}
+
+// resume takes up what the store has queued: all of it, or a random part, so
+// that blocks which cannot be had do not keep others from being tried.
+func (w *walker) resume(ctx context.Context, store *rowStore) error {
+	var sample []wanted
+	seen := 0
+	for e, err := range store.rows(ctx, store.keys.queue, false, 0) {
+		if err != nil {
+			return err
+		}
+		_, id, ok := splitID(e.Key)
+		if !ok {
+			continue
+		}
+		height, _ := binary.Uvarint(e.Value)
+		c := wanted{id: id, height: height}
+		if seen++; len(sample) < maxJobs/2 {
+			sample = append(sample, c)
+		} else if i := rand.IntN(seen); i < len(sample) {
+			sample[i] = c
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spilled = seen > len(sample)
+	wk := w.newWalk()
+	for _, c := range sample {
+		w.wantLocked(wk, c)
+	}
+	w.endIfDone(wk)
+	w.startLocked()
+	return nil
+}
+
+// stop waits for the requests in flight. The context has ended.
+func (w *walker) stop() {
+	w.mu.Lock()
+	for _, j := range w.jobs {
+		w.dropLocked(j)
+	}
+	w.mu.Unlock()
+	w.workers.Wait()
+}
+
+// jobHeap has the highest block on top.
+type jobHeap []*job
+
+func (h jobHeap) Len() int           { return len(h) }
+func (h jobHeap) Less(i, j int) bool { return h[i].height > h[j].height }
+func (h jobHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *jobHeap) Push(x any)        { *h = append(*h, x.(*job)) }
+func (h *jobHeap) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return last
+}
