@@ -104,7 +104,7 @@ func (a *announcer) sawHead(id blockID) {
 	a.seen[id] = true
 }
 
-// run announces until the context ends, and then what is left.
+// run announces until the context ends.
 func (a *announcer) run() {
 	a.announceHeads(nil)
 	round := time.NewTimer(a.nextRound())
@@ -119,6 +119,18 @@ func (a *announcer) run() {
 			round.Reset(a.nextRound())
 		case <-a.ctx.Done():
 			return
+		}
+	}
+}
+
+// finish announces what is left when run has ended.
+func (a *announcer) finish(ctx context.Context) {
+	if a.bcast == nil {
+		return
+	}
+	for chunk := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
+		if err := a.send(ctx, chunk); err != nil {
+			a.log.Infof("%d heads were not announced before the end: %s", len(chunk), err)
 		}
 	}
 }

@@ -301,7 +301,7 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) (blocks []*block, 
 		}
 	}()
 	for _, d := range deltas {
-		b, err := c.blocks.build(d, c.dag.heads.now.of(d.GetDagName()))
+		b, err := c.build(ctx, d)
 		if err != nil {
 			return blocks, err
 		}
@@ -314,6 +314,23 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) (blocks []*block, 
 		}
 	}
 	return blocks, c.finish(ctx)
+}
+
+// build makes a delta a block that is not known yet. On top of heads every
+// block is new, but where a DAG starts again after a purge, the same delta
+// would make a block that was merged before.
+func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
+	for {
+		b, err := c.blocks.build(d, c.dag.heads.now.of(d.GetDagName()))
+		if err != nil {
+			return nil, err
+		}
+		m, err := c.dag.mark(ctx, b.id)
+		if err != nil || m.state == unknown {
+			return b, err
+		}
+		d.SetPriority(d.GetPriority() + 1)
+	}
 }
 
 // discard takes blocks back out of the DAG service.

@@ -250,6 +250,21 @@ func contenders(losers []*loser) []*loser {
 	return top
 }
 
+// keepValue stores the value of a losing version with it, because its block is
+// about to go.
+func (c *setChange) keepValue(ctx context.Context, key string, l *loser) error {
+	k, err := c.load(ctx, key)
+	if err != nil || !k.losersStored {
+		return err
+	}
+	found, err := c.store.Has(ctx, c.store.keys.loser(key, l.id))
+	if found {
+		l.keep = true
+		k.setLoser(l.id, l)
+	}
+	return err
+}
+
 // rows returns what the commit writes. Call settle first.
 func (c *setChange) rows() []row {
 	keys := c.store.keys

@@ -14,7 +14,7 @@ import (
 
 // newBar shows how far a job over keys is and how many keys/s it does; Finish
 // ends it. A total of -1 is unknown. Where there is no terminal to redraw a
-// line on, it prints a plain line a second.
+// line on, it prints a plain line now and then.
 func newBar(out io.Writer, what string, total int) *progressbar.ProgressBar {
 	opts := []progressbar.Option{
 		progressbar.OptionSetDescription(what),
@@ -28,7 +28,7 @@ func newBar(out io.Writer, what string, total int) *progressbar.ProgressBar {
 		opts = append(opts, progressbar.OptionSetWriter(out), progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionOnCompletion(func() { fmt.Fprintln(out) }))
 	} else {
-		opts = append(opts, progressbar.OptionSetWriter(plainLines{out}), progressbar.OptionThrottle(time.Second))
+		opts = append(opts, progressbar.OptionSetWriter(plainLines{out}), progressbar.OptionThrottle(500*time.Millisecond))
 	}
 	bar := progressbar.NewOptions(total, opts...)
 	bar.StartWithoutRender() // so that the rate does not count from the first key on

@@ -1,0 +1,305 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	query "github.com/ipfs/go-datastore/query"
+	ipld "github.com/ipfs/go-ipld-format"
+	logging "github.com/ipfs/go-log/v2"
+)
+
+var (
+	_ ds.Datastore = (*Datastore)(nil)
+	_ ds.Batching  = (*Datastore)(nil)
+)
+
+// Datastore is one replica. It is a go-datastore whose pairs reach every other
+// replica that shares its broadcasts and its blocks.
+//
+// All methods may be called from any goroutine. Reads see every write that
+// returned before, and never wait for the network. After Close every method
+// with an error returns ErrClosed.
+type Datastore struct {
+	opts   *Options
+	log    logging.StandardLogger
+	store  *rowStore
+	blocks *blockStore
+	hooks  *hookQueue
+
+	*committer
+	writer    *writer
+	walker    *walker
+	merger    *merger
+	announcer *announcer
+	repairer  *repairer
+
+	stop       context.CancelFunc // ends the context of all goroutines below
+	background sync.WaitGroup
+
+	closed   atomic.Bool
+	inFlight sync.WaitGroup // calls in progress
+	gate     sync.RWMutex   // held to enter inFlight, and by Close to shut it
+}
+
+// New opens the replica that is kept in store under namespace, or makes it.
+// Blocks are stored in and fetched through dagSyncer, heads are announced
+// through bcast; a nil bcast makes a replica that neither hears nor tells of
+// anything. nil opts mean the defaults.
+//
+// A store that was written in an older format is migrated first, which takes
+// a pass over all its keys and cannot be undone; one of a newer format is
+// refused with ErrNewerVersion. Nothing else may write below namespace.
+//
+// Call Close before closing the store, the DAG service or the broadcaster.
+func New(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast Broadcaster, opts *Options) (*Datastore, error) {
+	m, err := NewMerkleCRDT(store, namespace, dagSyncer, bcast, opts, nil)
+	if err != nil {
+		return nil, err
+	}
+	return m.Datastore, nil
+}
+
+// open builds the parts, looks after the store and starts the goroutines.
+func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast Broadcaster, opts *Options, names InternalNamespaces, newDelta func() Delta) (*Datastore, error) {
+	if store == nil || dagSyncer == nil {
+		return nil, errors.New("crdt: New needs a store and a DAG service")
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	rows, err := newRowStore(ctx, store, newKeyspace(namespace, names))
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	d := &Datastore{
+		opts:   opts,
+		log:    opts.Logger,
+		store:  rows,
+		blocks: &blockStore{dag: dagSyncer, newDelta: newDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
+		hooks:  newHookQueue(opts),
+		stop:   stop,
+	}
+	d.build(ctx, bcast)
+	if err := d.prepare(ctx); err != nil {
+		stop()
+		return nil, err
+	}
+	d.start(ctx, bcast)
+	return d, nil
+}
+
+func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
+	arrivals := make(chan *arrival, d.opts.NumWorkers*fetchesPerWorker)
+	d.committer = newCommitter(d.store, d.blocks, d.hooks)
+	d.walker = newWalker(ctx, d.blocks, d.opts, arrivals)
+	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
+	d.writer = &writer{committer: d.committer, announcer: d.announcer, maxDelta: d.opts.MaxBatchDeltaSize}
+	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, arrivals: arrivals}
+	d.repairer = &repairer{committer: d.committer, log: d.log}
+}
+
+// prepare brings the store into the shape that the code expects.
+func (d *Datastore) prepare(ctx context.Context) error {
+	if err := d.store.recover(ctx); err != nil {
+		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
+	}
+	if err := migrate(ctx, d.store, d.blocks, d.log); err != nil {
+		return err
+	}
+	if err := d.reload(ctx); err != nil {
+		return err
+	}
+	return d.store.Put(ctx, d.store.keys.open, []byte{})
+}
+
+func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
+	if err := d.walker.resume(ctx, d.store); err != nil {
+		d.log.Errorf("reading the queue: %s", err)
+	}
+	d.background.Go(d.merger.run)
+	d.background.Go(func() { d.repairer.run(ctx, d.opts.RepairInterval) })
+	if bcast == nil {
+		return
+	}
+	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, walker: d.walker, announcer: d.announcer}
+	d.background.Go(d.announcer.run)
+	d.background.Go(l.run)
+	if n, ok := bcast.(JoinNotifier); ok {
+		d.background.Go(func() { d.announcer.greetPeers(n, d.walker.kick) })
+	}
+}
+
+// enter begins a call, unless the datastore is closed. Call leave at its end.
+func (d *Datastore) enter() error {
+	d.gate.RLock()
+	defer d.gate.RUnlock()
+	if d.closed.Load() {
+		return ErrClosed
+	}
+	d.inFlight.Add(1)
+	return nil
+}
+
+func (d *Datastore) leave() { d.inFlight.Done() }
+
+// Get returns the value of a key, or ds.ErrNotFound. The caller must not
+// change it when the store's own Get says so.
+func (d *Datastore) Get(ctx context.Context, key ds.Key) ([]byte, error) {
+	if err := d.enter(); err != nil {
+		return nil, err
+	}
+	defer d.leave()
+	b, err := d.store.Get(ctx, d.store.keys.recordOf(key))
+	if err != nil {
+		return nil, err
+	}
+	return recordValue(b)
+}
+
+// Has tells whether a key has a value.
+func (d *Datastore) Has(ctx context.Context, key ds.Key) (bool, error) {
+	if err := d.enter(); err != nil {
+		return false, err
+	}
+	defer d.leave()
+	return d.store.Has(ctx, d.store.keys.recordOf(key))
+}
+
+// GetSize returns the size of a key's value in bytes, or -1 and
+// ds.ErrNotFound. It does not load the value if the store need not.
+func (d *Datastore) GetSize(ctx context.Context, key ds.Key) (int, error) {
+	if err := d.enter(); err != nil {
+		return -1, err
+	}
+	defer d.leave()
+	size, err := d.store.GetSize(ctx, d.store.keys.recordOf(key))
+	if err != nil {
+		return -1, err
+	}
+	return size - recordHeader, nil
+}
+
+// Query returns the pairs that match q. Its order, where it is one of keys,
+// its limit and its offset are left to the store where possible, so that no
+// more is read than is asked for; orders by value are sorted in memory. The
+// results must be closed, and before the store is.
+func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, error) {
+	if err := d.enter(); err != nil {
+		return nil, err
+	}
+	defer d.leave()
+	return d.store.queryRecords(ctx, q)
+}
+
+// Put sets the value of a key on all replicas. When it returns nil, the pair
+// is in the store and will be announced; when it returns the error of ctx,
+// nothing has been written. It fails with ErrTooLarge for a pair that does not
+// fit a block, and with ErrInvalidKey for a key that no peer would accept.
+func (d *Datastore) Put(ctx context.Context, key ds.Key, value []byte) error {
+	if err := d.checkPut(key, value); err != nil {
+		return err
+	}
+	c := &changes{}
+	c.put(key.String(), value)
+	return d.write(ctx, c)
+}
+
+// Delete removes a key: the versions that this replica holds. A value that is
+// put elsewhere at the same time survives. Deleting a key that is not there
+// does nothing.
+func (d *Datastore) Delete(ctx context.Context, key ds.Key) error {
+	if err := checkKey(key.String()); err != nil {
+		return err
+	}
+	c := &changes{}
+	c.delete(key.String())
+	return d.write(ctx, c)
+}
+
+// Batch returns an empty batch. Its writes are seen by nobody before Commit,
+// which publishes them as one delta; it may be abandoned. A batch that
+// outgrows Options.MaxBatchDeltaSize commits what it holds early.
+func (d *Datastore) Batch(ctx context.Context) (ds.Batch, error) {
+	if d.closed.Load() {
+		return nil, ErrClosed
+	}
+	return &batch{store: d, changes: &changes{}}, nil
+}
+
+// Sync makes the store sync all that belongs to this datastore. Whether blocks
+// are on disk is the DAG service's affair.
+func (d *Datastore) Sync(ctx context.Context, prefix ds.Key) error {
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.leave()
+	return d.store.Sync(ctx, d.store.keys.namespace)
+}
+
+// checkPut refuses what can be told without looking at the heads.
+func (d *Datastore) checkPut(key ds.Key, value []byte) error {
+	if err := checkKey(key.String()); err != nil {
+		return err
+	}
+	if size := elementSize(key.String(), value); size > d.opts.MaxBlockSize {
+		return fmt.Errorf("%w: %s needs %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, key, size, d.opts.MaxBlockSize)
+	}
+	return nil
+}
+
+func (d *Datastore) write(ctx context.Context, c *changes) error {
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.leave()
+	if len(c.list) == 0 {
+		return ctx.Err()
+	}
+	return d.writer.write(ctx, c)
+}
+
+// closeTimeout bounds how long Close waits for hooks, for a last announcement
+// and for a broadcaster or DAG service that does not heed its context.
+const closeTimeout = 10 * time.Second
+
+// Close ends the replica: it waits for calls in progress, runs the hooks that
+// are still waiting, announces what has not been announced, and ends all
+// goroutines. It takes 10 seconds at most, and returns an error when that was
+// not enough. It does not close the store, the DAG service or the broadcaster.
+// Closing twice is harmless. It must not be called by a hook.
+func (d *Datastore) Close() error {
+	d.gate.Lock()
+	again := d.closed.Swap(true)
+	d.gate.Unlock()
+	if again {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.shutDown()
+	}()
+	select {
+	case <-done:
+		return d.store.Delete(context.Background(), d.store.keys.open)
+	case <-time.After(closeTimeout):
+		d.stop()
+		return fmt.Errorf("crdt: not closed cleanly: after %s there was still something running", closeTimeout)
+	}
+}
+
+func (d *Datastore) shutDown() {
+	d.inFlight.Wait()
+	d.stop()
+	d.walker.stop()
+	d.background.Wait()
+	d.hooks.finish()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout/2)
+	defer cancel()
+	d.announcer.finish(ctx)
+}

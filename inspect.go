@@ -1,0 +1,85 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+// Stats is a glance at what a replica is doing.
+type Stats struct {
+	Heads      []Head // of all DAGs
+	MaxHeight  uint64 // the greatest height among the heads
+	QueuedJobs int    // blocks known to be missing
+}
+
+// InternalStats returns the current Stats. After Close it is empty.
+func (d *Datastore) InternalStats(context.Context) Stats {
+	if d.enter() != nil {
+		return Stats{}
+	}
+	defer d.leave()
+	heads, _ := d.frontier.get()
+	s := Stats{Heads: heads.list(), QueuedJobs: d.walker.len()}
+	for _, h := range s.Heads {
+		s.MaxHeight = max(s.MaxHeight, h.Height)
+	}
+	return s
+}
+
+// PrintDAG prints all blocks below the heads to standard output, a line each:
+// CID, height, DAG name, and how many elements, tombstones and links it has.
+// Like Traverse, it keeps all CIDs in memory.
+func (d *Datastore) PrintDAG(ctx context.Context) error {
+	return d.inspect(ctx, func(b *block) error {
+		_, err := fmt.Printf("%s height=%d dag=%q elements=%d tombstones=%d links=%d\n",
+			b.id.Cid(), b.delta.priority, b.delta.dag, len(b.delta.elements), len(b.delta.tombstones), len(b.links))
+		return err
+	})
+}
+
+// DotDAG writes all blocks below the heads as a graph in Graphviz's DOT
+// language, with an arrow from each block to those it links to. Like
+// Traverse, it keeps all CIDs in memory.
+func (d *Datastore) DotDAG(ctx context.Context, w io.Writer) error {
+	if _, err := fmt.Fprintln(w, "digraph CRDT {"); err != nil {
+		return err
+	}
+	if err := d.inspect(ctx, func(b *block) error { return writeDot(w, b) }); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "}")
+	return err
+}
+
+func writeDot(w io.Writer, b *block) error {
+	name := b.id.Cid().String()
+	_, err := fmt.Fprintf(w, "\t%q [label=%q];\n", name, fmt.Sprintf("%d | %s | +%d -%d",
+		b.delta.priority, name[len(name)-6:], len(b.delta.elements), len(b.delta.tombstones)))
+	for _, link := range b.links {
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "\t%q -> %q;\n", name, link.Cid())
+	}
+	return err
+}
+
+// inspect shows every block below the heads.
+func (d *Datastore) inspect(ctx context.Context, show func(*block) error) error {
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.leave()
+	heads, _ := d.frontier.get()
+	var tops []blockID
+	for id := range heads {
+		tops = append(tops, id)
+	}
+	return d.blocks.traverse(ctx, sortIDs(tops), func(_ blockID, b *block, err error) error {
+		if err != nil {
+			return err
+		}
+		return show(b)
+	})
+}

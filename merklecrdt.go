@@ -1,0 +1,358 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+
+	cid "github.com/ipfs/go-cid"
+	ds "github.com/ipfs/go-datastore"
+	query "github.com/ipfs/go-datastore/query"
+	"github.com/ipfs/go-ds-crdt/pb"
+	ipld "github.com/ipfs/go-ipld-format"
+)
+
+// MerkleCRDT is a Datastore with its inner layers open: deltas of the user's
+// own type, and several DAGs with names beside the one that the Datastore's
+// writes go to. All DAGs feed one set of pairs.
+type MerkleCRDT struct {
+	*Datastore
+}
+
+// MerkleCRDTOptions configure what only NewMerkleCRDT lets one choose.
+type MerkleCRDTOptions struct {
+	// DeltaFactory returns a new, empty Delta. All replicas must read the
+	// same bytes alike. nil means the default delta.
+	DeltaFactory func() Delta
+	// Namespaces name the rows in the store. All may be empty.
+	Namespaces InternalNamespaces
+}
+
+// NewMerkleCRDT does what New does, and takes further options. nil means the
+// defaults.
+func NewMerkleCRDT(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast Broadcaster, opts *Options, internalOptions *MerkleCRDTOptions) (*MerkleCRDT, error) {
+	o, err := opts.complete()
+	if err != nil {
+		return nil, err
+	}
+	var internal MerkleCRDTOptions
+	if internalOptions != nil {
+		internal = *internalOptions
+	}
+	if internal.DeltaFactory == nil {
+		internal.DeltaFactory = newPBDelta
+	}
+	names, err := internal.Namespaces.complete()
+	if err != nil {
+		return nil, err
+	}
+	d, err := open(store, namespace, dagSyncer, bcast, o, names, internal.DeltaFactory)
+	if err != nil {
+		return nil, err
+	}
+	return &MerkleCRDT{d}, nil
+}
+
+// Publish makes a delta a block on top of the heads of its DAG, merges it and
+// announces it. It sets the delta's priority, and returns the new head. The
+// delta may be empty: then the block only joins the heads. It fails with
+// ErrInvalidBlock for a delta that no peer would accept, and with ErrTooLarge.
+func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
+	if err := m.enter(); err != nil {
+		return Head{}, err
+	}
+	defer m.leave()
+	var blocks []*block
+	err := m.do(ctx, func(c *commit) (err error) {
+		d.SetPriority(c.dag.height(d.GetDagName()))
+		blocks, err = c.publish(context.WithoutCancel(ctx), []Delta{d})
+		return err
+	})
+	if err != nil {
+		return Head{}, err
+	}
+	m.announcer.announce(blocks)
+	b := blocks[0]
+	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}, nil
+}
+
+// IsProcessed tells whether a block has been merged.
+func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
+	if err := m.enter(); err != nil {
+		return false, err
+	}
+	defer m.leave()
+	id, err := blockIDOf(c)
+	if err != nil {
+		return false, nil // no block has such a CID
+	}
+	b, found, err := m.store.get(ctx, m.store.keys.block(id))
+	if err != nil || !found {
+		return false, err
+	}
+	mark, err := decodeMark(b)
+	return err == nil && mark.state.merged(), err
+}
+
+// Traverse calls visit with each block in from and below, each once, parents
+// mostly before children. Blocks that are not here are fetched. It ends at the
+// first error, and returns it. visit is not called concurrently. The CIDs of
+// the blocks visited are kept in memory.
+func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
+	if err := m.enter(); err != nil {
+		return err
+	}
+	defer m.leave()
+	ids, err := cidsToIDs(from)
+	if err != nil {
+		return err
+	}
+	return m.blocks.traverse(ctx, ids, func(_ blockID, b *block, err error) error {
+		if err != nil {
+			return err
+		}
+		return visit(b.node)
+	})
+}
+
+// PurgeDAG removes the blocks of a named DAG from the DAG service, and its
+// heads, and returns how many blocks it removed. The pairs stay, and so does
+// the knowledge that the blocks were merged: peers that still announce them do
+// not bring them back. What is published under that name afterwards starts a
+// new DAG. Purging again does no harm and returns 0; so does going on after a
+// failure. The unnamed DAG cannot be purged.
+func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) {
+	if err := m.enter(); err != nil {
+		return 0, err
+	}
+	defer m.leave()
+	if dagName == "" {
+		return 0, fmt.Errorf("crdt: the unnamed DAG cannot be purged")
+	}
+	if err := checkDAGName(dagName); err != nil {
+		return 0, err
+	}
+	heads, roots := m.frontier.get()
+	tops := append(heads.of(dagName), roots.of(dagName)...)
+	purge, err := m.collectDAG(ctx, dagName, tops)
+	if err != nil {
+		return 0, err
+	}
+	// Children first, so that after a failure the rest can still be found.
+	for i := len(purge) - 1; i >= 0; i-- {
+		if err := m.purgeBlock(ctx, purge[i]); err != nil {
+			return len(purge) - 1 - i, err
+		}
+	}
+	return len(purge), m.do(ctx, func(c *commit) error {
+		for _, id := range tops {
+			c.dag.heads.remove(id)
+			c.dag.roots.remove(id)
+		}
+		return nil
+	})
+}
+
+// collectDAG returns the blocks of a DAG, parents mostly before children. Those
+// that cannot be had were purged before.
+func (m *MerkleCRDT) collectDAG(ctx context.Context, dagName string, tops []blockID) ([]blockID, error) {
+	var ids []blockID
+	err := m.blocks.traverse(ctx, tops, func(id blockID, b *block, err error) error {
+		if err == nil && b.delta.dag == dagName {
+			ids = append(ids, id)
+		}
+		return ctx.Err()
+	})
+	return ids, err
+}
+
+// purgeBlock removes one block, once the values that only it holds are saved.
+func (m *MerkleCRDT) purgeBlock(ctx context.Context, id blockID) error {
+	b, err := m.blocks.get(ctx, m.blocks.dag, id)
+	if err != nil {
+		return err
+	}
+	err = m.do(ctx, func(c *commit) error {
+		for _, e := range b.delta.elements {
+			if err := c.set.keepValue(ctx, e.GetKey(), b.delta.version(versionName{e.GetKey(), id})); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.blocks.remove(ctx, id)
+}
+
+// Set is the set of pairs behind a datastore.
+type Set interface {
+	// Add returns a delta that sets a key. It changes nothing: publish it.
+	Add(ctx context.Context, key string, value []byte) (Delta, error)
+	// Rmv returns a delta that removes the versions of a key that are here.
+	// It is empty when there are none.
+	Rmv(ctx context.Context, key string) (Delta, error)
+	// Merge applies a delta as if it had come in the block of that id: "/"
+	// and the upper-case base32 multihash. The block itself is not touched.
+	Merge(ctx context.Context, d Delta, id string) error
+	// Element returns the value of a key, or ds.ErrNotFound.
+	Element(ctx context.Context, key string) ([]byte, error)
+	// Elements returns the pairs that match a query.
+	Elements(ctx context.Context, q query.Query) (query.Results, error)
+	// InSet tells whether a key has a value.
+	InSet(ctx context.Context, key string) (bool, error)
+}
+
+// Set returns the set of pairs. What Merge does to it is not replicated.
+func (m *MerkleCRDT) Set() Set { return setView{m.Datastore} }
+
+type setView struct{ d *Datastore }
+
+func (s setView) Add(_ context.Context, key string, value []byte) (Delta, error) {
+	key = ds.NewKey(key).String()
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	d := s.d.blocks.newDelta()
+	d.SetElements([]*pb.Element{{Key: key, Value: value}})
+	return d, nil
+}
+
+func (s setView) Rmv(ctx context.Context, key string) (Delta, error) {
+	if err := s.d.enter(); err != nil {
+		return nil, err
+	}
+	defer s.d.leave()
+	key = ds.NewKey(key).String()
+	ids, err := newSetChange(s.d.store, false).live(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	d := s.d.blocks.newDelta()
+	d.SetTombstones(tombstonesFor(key, ids))
+	return d, nil
+}
+
+func (s setView) Merge(ctx context.Context, d Delta, id string) error {
+	if err := s.d.enter(); err != nil {
+		return err
+	}
+	defer s.d.leave()
+	content, err := checkDelta(d)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+	}
+	b, ok := parseDsKey(id)
+	if !ok {
+		return fmt.Errorf("crdt: %q is no block id", id)
+	}
+	return s.d.do(ctx, func(c *commit) error {
+		return c.set.merge(ctx, b, content, func(removed blockID) (bool, error) { return c.dag.merged(ctx, removed) })
+	})
+}
+
+func (s setView) Element(ctx context.Context, key string) ([]byte, error) {
+	return s.d.Get(ctx, ds.NewKey(key))
+}
+
+func (s setView) Elements(ctx context.Context, q query.Query) (query.Results, error) {
+	return s.d.Query(ctx, q)
+}
+
+func (s setView) InSet(ctx context.Context, key string) (bool, error) {
+	return s.d.Has(ctx, ds.NewKey(key))
+}
+
+// Heads are the heads of all DAGs.
+type Heads interface {
+	// Get returns a head.
+	Get(ctx context.Context, c cid.Cid) (Head, bool)
+	// Len returns how many heads there are in all DAGs.
+	Len(ctx context.Context) (int, error)
+	// LenDAG returns how many heads a DAG has.
+	LenDAG(ctx context.Context, dagName string) (int, error)
+	// Replace puts a head in the place of another.
+	Replace(ctx context.Context, old, new Head) error
+	// Add adds a head.
+	Add(ctx context.Context, h Head) error
+	// List returns the heads of all DAGs and their greatest height.
+	List(ctx context.Context) ([]Head, uint64, error)
+	// ListDAG returns the heads of a DAG and their greatest height.
+	ListDAG(ctx context.Context, dagName string) ([]Head, uint64, error)
+}
+
+// Heads returns the heads. Merging keeps them: Add and Replace are for repairs
+// by hand, and it is up to the caller that the blocks are there.
+func (m *MerkleCRDT) Heads() Heads { return headsView{m.Datastore} }
+
+type headsView struct{ d *Datastore }
+
+func (h headsView) Get(_ context.Context, c cid.Cid) (Head, bool) {
+	heads, _ := h.d.frontier.get()
+	id, err := blockIDOf(c)
+	v, ok := heads[id]
+	if err != nil || !ok {
+		return Head{}, false
+	}
+	return Head{HeadValue: v, Cid: c}, true
+}
+
+func (h headsView) Len(ctx context.Context) (int, error) {
+	list, _, err := h.List(ctx)
+	return len(list), err
+}
+
+func (h headsView) LenDAG(ctx context.Context, dagName string) (int, error) {
+	list, _, err := h.ListDAG(ctx, dagName)
+	return len(list), err
+}
+
+func (h headsView) List(context.Context) ([]Head, uint64, error) {
+	return h.list(func(Head) bool { return true })
+}
+
+func (h headsView) ListDAG(_ context.Context, dagName string) ([]Head, uint64, error) {
+	return h.list(func(head Head) bool { return head.DAGName == dagName })
+}
+
+func (h headsView) list(match func(Head) bool) (matching []Head, height uint64, err error) {
+	if h.d.closed.Load() {
+		return nil, 0, ErrClosed
+	}
+	heads, _ := h.d.frontier.get()
+	for _, head := range heads.list() {
+		if match(head) {
+			matching = append(matching, head)
+			height = max(height, head.Height)
+		}
+	}
+	return matching, height, nil
+}
+
+func (h headsView) Add(ctx context.Context, head Head) error { return h.replace(ctx, nil, head) }
+
+func (h headsView) Replace(ctx context.Context, old, new Head) error {
+	return h.replace(ctx, []cid.Cid{old.Cid}, new)
+}
+
+func (h headsView) replace(ctx context.Context, old []cid.Cid, new Head) error {
+	if err := h.d.enter(); err != nil {
+		return err
+	}
+	defer h.d.leave()
+	ids, err := cidsToIDs(append(old, new.Cid))
+	if err == nil {
+		err = checkDAGName(new.DAGName)
+	}
+	if err != nil {
+		return err
+	}
+	return h.d.do(ctx, func(c *commit) error {
+		last := len(ids) - 1
+		for _, id := range ids[:last] {
+			c.dag.heads.remove(id)
+		}
+		c.dag.heads.add(ids[last], new.HeadValue)
+		return nil
+	})
+}

@@ -1,0 +1,155 @@
+package crdt
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	logging "github.com/ipfs/go-log/v2"
+)
+
+// The repairer walks the whole DAG for blocks that should have been merged and
+// were not. This code does not leave such blocks behind; stores of older
+// versions may have them, and then are marked dirty.
+type repairer struct {
+	*committer
+	log    logging.StandardLogger
+	marked atomic.Uint64 // counts MarkDirty
+}
+
+// Repair reads every block below the heads and merges those that have not
+// been. It keeps the CIDs of all blocks in memory while it runs. When all is
+// well it marks the datastore clean; when blocks could not be had, it returns
+// an error and leaves the datastore as dirty as it was.
+func (d *Datastore) Repair(ctx context.Context) error {
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.leave()
+	return d.repairer.repair(ctx)
+}
+
+// MarkDirty asks for a repair within Options.RepairInterval. The mark survives
+// a restart.
+func (d *Datastore) MarkDirty(ctx context.Context) {
+	if d.enter() != nil {
+		return
+	}
+	defer d.leave()
+	d.repairer.marked.Add(1)
+	if err := d.store.Put(ctx, d.store.keys.dirty, []byte{}); err != nil {
+		d.log.Errorf("marking the datastore dirty: %s", err)
+	}
+}
+
+// MarkClean takes the dirty mark away.
+func (d *Datastore) MarkClean(ctx context.Context) {
+	if d.enter() != nil {
+		return
+	}
+	defer d.leave()
+	if err := d.repairer.markClean(ctx); err != nil {
+		d.log.Errorf("marking the datastore clean: %s", err)
+	}
+}
+
+// IsDirty tells whether a repair is due.
+func (d *Datastore) IsDirty(ctx context.Context) bool {
+	if d.enter() != nil {
+		return false
+	}
+	defer d.leave()
+	return d.repairer.isDirty(ctx)
+}
+
+func (r *repairer) markClean(ctx context.Context) error {
+	return r.store.Delete(ctx, r.store.keys.dirty)
+}
+
+func (r *repairer) isDirty(ctx context.Context) bool {
+	dirty, err := r.store.Has(ctx, r.store.keys.dirty)
+	if err != nil {
+		r.log.Errorf("looking whether the datastore is dirty: %s", err)
+	}
+	return dirty
+}
+
+// run repairs a dirty datastore at once and then at every interval.
+func (r *repairer) run(ctx context.Context, interval time.Duration) {
+	if interval == 0 {
+		return
+	}
+	ticks := time.NewTicker(interval)
+	defer ticks.Stop()
+	for {
+		if r.isDirty(ctx) {
+			if err := r.repair(ctx); err != nil && ctx.Err() == nil {
+				r.log.Errorf("repair: %s", err)
+			}
+		}
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *repairer) repair(ctx context.Context) error {
+	marked := r.marked.Load()
+	found, errs := r.findUnmerged(ctx)
+	// Children first: then each block is complete when it comes.
+	slices.SortFunc(found, func(a, b wanted) int { return cmp.Compare(a.height, b.height) })
+	for _, w := range found {
+		if err := r.mergeMissed(ctx, w.id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(found) > 0 {
+		r.log.Infof("repair merged %d blocks", len(found))
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])
+	}
+	if r.marked.Load() != marked {
+		return nil // marked dirty again meanwhile
+	}
+	return r.markClean(ctx)
+}
+
+// findUnmerged returns the blocks below the heads that have not been merged.
+func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []error) {
+	heads, _ := r.frontier.get()
+	tops := make([]blockID, 0, len(heads))
+	for id := range heads {
+		tops = append(tops, id)
+	}
+	err := r.blocks.traverse(ctx, tops, func(id blockID, b *block, err error) error {
+		if err != nil {
+			errs = append(errs, err)
+			return ctx.Err()
+		}
+		known, err := r.store.Has(ctx, r.store.keys.block(id))
+		if err == nil && !known {
+			found = append(found, wanted{id: id, height: b.delta.priority})
+		}
+		return err
+	})
+	if err != nil {
+		errs = append(errs, err)
+	}
+	return found, errs
+}
+
+// mergeMissed merges a block that is below a head. It does not become one.
+func (r *repairer) mergeMissed(ctx context.Context, id blockID) error {
+	b, err := r.blocks.get(ctx, r.blocks.dag, id)
+	if err != nil {
+		return err
+	}
+	b.covered = true
+	return r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+}
