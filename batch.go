@@ -1,9 +1,11 @@
 package crdt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	ds "github.com/ipfs/go-datastore"
@@ -286,10 +288,15 @@ func (p *packer) deltas() []Delta {
 	for i, d := range p.full {
 		deltas[i] = newPBDelta()
 		deltas[i].SetElements(d.Elements)
+		slices.SortFunc(d.Tombstones, byKeyAndID) // where old peers have them
 		deltas[i].SetTombstones(d.Tombstones)
 		deltas[i].SetPriority(min(p.priority+uint64(i), maxPriority))
 	}
 	return deltas
+}
+
+func byKeyAndID(a, b *pb.Element) int {
+	return cmp.Or(strings.Compare(a.GetKey(), b.GetKey()), strings.Compare(a.GetId(), b.GetId()))
 }
 
 // publish makes each delta a block on top of the last, stores the blocks and

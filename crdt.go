@@ -184,10 +184,10 @@ func (d *Datastore) GetSize(ctx context.Context, key ds.Key) (int, error) {
 	return size - recordHeader, nil
 }
 
-// Query returns the pairs that match q. Its order, where it is one of keys,
-// its limit and its offset are left to the store where possible, so that no
-// more is read than is asked for; orders by value are sorted in memory. The
-// results must be closed, and before the store is.
+// Query returns the pairs that match q. An ascending order of keys, the limit
+// and the offset are left to the store where possible, so that no more is read
+// than is asked for; other orders are sorted in memory. The results must be
+// closed, and before the store is.
 func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, error) {
 	if err := d.enter(); err != nil {
 		return nil, err

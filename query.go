@@ -64,9 +64,11 @@ func (s *rowStore) pushDown(q query.Query) (rows, rest query.Query) {
 	return rows, rest
 }
 
+// isKeyOrder tells whether an order is one that every store has right. Badger's
+// datastore finds nothing under a prefix in descending order.
 func isKeyOrder(o query.Order) bool {
 	switch o.(type) {
-	case query.OrderByKey, *query.OrderByKey, query.OrderByKeyDescending, *query.OrderByKeyDescending:
+	case query.OrderByKey, *query.OrderByKey:
 		return true
 	}
 	return false

@@ -139,7 +139,7 @@ func (s *shell) connectPeer(ctx context.Context, args []string) error {
 
 func (s *shell) peers(ctx context.Context, _ []string) error {
 	for _, conn := range s.node.host.Network().Conns() {
-		state := "behind, or of another kind"
+		state := "may lack some of what we have"
 		if s.node.holdsOurs(ctx, conn.RemotePeer()) {
 			state = "has all we have"
 		}

@@ -1,0 +1,220 @@
+// Package crdt is a go-datastore that replicates itself. Any number of
+// replicas write at the same time, connected or not; replicas that have seen
+// the same changes hold the same pairs.
+//
+// It needs three things from the program around it: a go-datastore for its
+// rows, an [ipld.DAGService] that stores blocks and gets them from peers, and
+// a [Broadcaster] that carries small messages to all peers. [New] puts them
+// together. Everything else in this text is for those who look inside.
+//
+// # Nouns
+//
+//   - A delta is a change set: elements (key and value) that are added, and
+//     tombstones, each of which removes one version.
+//   - A block is a delta in a dag-pb node that links to the blocks it was
+//     built on. Its CID names it for ever. Blocks are kept by the DAG service.
+//   - A version is one (key, block) pair: the value that a block gave to a
+//     key. It is live once its block has been merged, until a tombstone for it
+//     is. Among a key's live versions one wins, and its value is what Get
+//     returns: the one of the greatest priority, then of the greatest value,
+//     compared as bytes. The other live versions are losers.
+//   - A priority is the number in a delta that decides so. It is also the
+//     height of the block: writers make it greater than that of every block
+//     below. Readers take it as it is.
+//   - A record is what the store holds for a key with live versions: the
+//     winner, and whether there may be losers.
+//   - A mark is what the store holds for a block: complete (merged, and so is
+//     all below it), pending (merged, something below it is missing), refused
+//     (breaks a rule, never merged) or stranded (merged, but above a refused
+//     block). A mark stays when its block is gone from the DAG service.
+//   - A head is a complete block that no other complete block of its DAG
+//     replaces. Heads are announced, and new blocks are built on them.
+//   - A root is a pending block with none above it: a head to be.
+//   - The frontier is the heads and the roots.
+//   - A commit is one atomic batch on the user's store. Whatever changes the
+//     pairs or the shape of the DAG is a commit.
+//   - A DAG has a name, mostly "". Named DAGs are for [MerkleCRDT.Publish].
+//     They have heads of their own but share one set of pairs.
+//
+// # The way data goes
+//
+//	crdt.go        Put, Delete, Batch              a message      broadcaster.go
+//	                       |                            |         pubsub_broadcaster.go
+//	                       v                            v
+//	batch.go       group writes, compose           decode it      announce.go (listener)
+//	               deltas, build blocks                 |
+//	                       |                            v
+//	                       |                       fetch blocks   walk.go
+//	                       |                            |
+//	                       |                            v
+//	                       |                       group them     merge.go
+//	                       |                            |
+//	                       +-------------+--------------+
+//	                                     v
+//	commit.go                  one commit at a time
+//	                              |             |
+//	                              v             v
+//	set.go, record.go        versions won    marks, heads,        dag.go, heads.go
+//	                         and lost        what is missing
+//	                              |             |
+//	                              +------+------+
+//	                                     v
+//	store.go, keys.go           one batch of rows
+//	                              |             |
+//	                              v             v
+//	hooks.go                 PutHook,        announce the new     announce.go (announcer)
+//	                         DeleteHook      heads (local blocks)
+//
+// A local write waits in the writer's queue (batch.go). Whoever gets the turn
+// takes along what else is waiting, up to Options.MaxBatchDeltaSize, looks up
+// there and then which versions a Delete removes, makes one delta of it all,
+// or several when one would be too large, adds the blocks to the DAG service
+// and commits them. Then it passes the turn on, asks for the announcement,
+// runs the hooks, and only then do the calls return.
+//
+// An announced block that is not known is fetched, and then the blocks below
+// it, newest first (walk.go). Each announcement is a walk of its own, and walks
+// take turns. Blocks are merged as they arrive, before what is below them
+// (merge.go). The same commit writes a queue row for every link that is
+// missing, and from these rows a walk goes on after a restart (walker.resume).
+// When a block is complete, the news spreads upward, and a root without gaps
+// becomes a head (dag.go). Only then is it announced in turn.
+//
+// Reads (crdt.go, query.go) go straight to the store, one row a key. They take
+// no turn and never go to the network.
+//
+// Aside from that:
+//
+//   - delta.go and blockid.go say what a delta and a block's name look like,
+//     and which deltas are refused.
+//   - node.go turns deltas into blocks and back. It alone talks to the DAG
+//     service, and it checks all that comes from it.
+//   - migrate.go turns stores of formats 0 and 1 into format 2, in New.
+//   - repair.go walks all blocks below the heads for some that were never
+//     merged, when the datastore is dirty. Stores of the old module may need
+//     it: migrate.go marks one dirty that was not closed. Nothing else does,
+//     but MarkDirty.
+//   - traverse.go is the walk over whole DAGs behind Repair, Traverse,
+//     PurgeDAG, PrintDAG and DotDAG (inspect.go, merklecrdt.go).
+//   - merklecrdt.go opens the inner layers: custom deltas, named DAGs.
+//
+// # What lies on disk
+//
+// Rows of format 2, under the namespace given to New. <id> is the upper-case
+// base32 multihash of a block, unpadded; uvarint is that of encoding/binary.
+// keys.go makes the names, and [InternalNamespaces] can change the first part
+// of those above the line.
+//
+//	/s/r<key>               the record of a key: see below
+//	/s/l/<escaped key>/<id> a loser of the key: see below
+//	/s/t<key>/<id>          a tombstone that came before its block; empty
+//	/h/<id>                 a head of the unnamed DAG: uvarint height
+//	/a/<dag name>/<id>      a head of a named DAG: uvarint height
+//	/b/<id>                 the mark of a block: see below
+//	/d                      there while the datastore is dirty
+//	/bs                     there while it is open, and after a crash
+//	/crdt_version           uvarint of the format plus 1
+//	----
+//	/q/<id>                 a missing block that a merged one links to, or one
+//	                        whose parents have still to be told that it is
+//	                        settled: uvarint, at most its height
+//	/p/<child id>/<parent>  the parent is pending because of the child; empty
+//	/r/<id>                 a root: uvarint height, then the DAG's name
+//	/w                      the redo row: a commit that has begun
+//
+// A key starts with a slash: the record of /a/b is /s/r/a/b. In the names of
+// losers it is escaped to a single part, "%" as %25 and "/" as %2F, so that the
+// losers of a key are never found among those of the keys below it.
+//
+// A record (record.go) has a header of fixed size, so that GetSize needs the
+// row's size alone:
+//
+//	byte 0       flags: 1 always set, 2 there may be losers, 4 migrated from an
+//	             older format with several live versions and not resolved yet:
+//	             the winner is among the losers too, and its id is not known
+//	bytes 1-8    the winner's priority, big endian
+//	bytes 9-40   the winner's block: the bare SHA2-256 digest
+//	bytes 41-    the value
+//
+// A loser is empty (migrated, nothing known), or has one byte, 1 if a value
+// follows and else 0, and 8 bytes of priority, big endian. As a rule its value
+// stands in its block alone, and is read from there when a tombstone uncovers
+// it; PurgeDAG stores the values of losers whose blocks it removes.
+//
+// A mark is empty for a complete block, as in the older formats. Else its first
+// byte is 2 for pending, 3 for refused or 4 for stranded. A pending mark goes
+// on with uvarints, the number of links that are not complete, the height and
+// the length of the DAG's name, then that name and the digests of all links.
+//
+// The redo row holds all rows of a commit, in the shape of a delta. It is
+// written first when the store has no atomic batches, or when the commit may
+// be too large for one: beyond 64 Ki rows or 8 MiB. New applies a redo row that
+// it finds, and so does the first commit after a failed one.
+//
+// # Locks
+//
+// Once New has returned, only the holder of the turn (committer.turn, a channel
+// with one token) changes the store, but for the rows /d and /bs. The fields of
+// the committer below the turn belong to its holder. While it is held, nothing
+// is fetched: a commit that needs the value of a loser gives up with
+// missingValues, reads the blocks, and begins anew (committer.do,
+// merger.awaitValues). A local write does hold it while its block is added to
+// the DAG service.
+//
+// All other mutexes (writer, frontier, announcer, walker, hookQueue, batch) are
+// held for moments and guard the fields below them, but for a batch's own,
+// which is held while it is committed.
+//
+// # Invariants
+//
+// With their exceptions. [MerkleCRDT.Set].Merge and [MerkleCRDT.Heads].Add and
+// Replace can break the first and the third: they are for repairs by hand.
+//
+//  1. Replicas that merged the same blocks show the same pairs, whatever the
+//     order, the grouping and the restarts.
+//  2. A commit is all or nothing. A replica that is killed at any write reopens
+//     to a state that it had, and converges.
+//  3. Every merged block is reachable from the heads and roots, and the history
+//     of every head is complete. Not so for stranded blocks, which never become
+//     heads; after PurgeDAG; and in a store of the old module, whose heads are
+//     taken to be complete until a repair has filled the gaps.
+//  4. Put and Delete are linearizable on one replica. A read sees every write
+//     that returned before it.
+//  5. A Put reads the record of its key and no other version, however often
+//     the key was written before and whatever keys there are below it. A Delete
+//     reads the losers of its key too, and costs one tombstone for each live version. Tombstones too many for
+//     one block go out in several blocks of one commit, the losers' in the last
+//     ones: readers who come from the top never see an old value come back.
+//  6. Hooks run once per change, in commit order, after the commit, with no
+//     lock held: they may call the datastore, except Close. If a removal
+//     uncovers another version, DeleteHook is called and then PutHook.
+//  7. Close runs the hooks that wait and sends what is to be announced, within
+//     10 seconds. Twice is harmless. Afterwards calls fail with [ErrClosed].
+//
+// A block that cannot be had holds up only the root above it. Requests that
+// are slow give up their slot, and failed ones are tried again with a growing
+// pause of at most Options.RebroadcastInterval, sooner when an unknown block is
+// announced or a peer joins. An announced block that fails 8 times before it
+// was ever seen is given up until it is announced again. At most 64 Ki missing blocks are kept in memory;
+// the rest stays in the queue rows.
+//
+// # Caveats
+//
+//   - A batch of the user's store is taken to be atomic, unless it is the basic
+//     batch of go-datastore. That one is recognised only when it is not wrapped:
+//     a mutex, namespace or mount wrapper around a store hides it.
+//   - A reader beside a commit sees half of it if the store's batch lets it,
+//     or if the commit needed a redo row.
+//   - Blocks are made durable by the DAG service, not by Sync. A head whose
+//     block is lost cannot be served to anyone.
+//   - Nothing is collected. Blocks, their marks and the losers of overwritten
+//     keys stay. A Delete removes a key's losers; a Batch with a Delete and then
+//     a Put of the same key overwrites it without leaving any.
+//   - A refusal is for good: the mark outlives a restart and a change of
+//     options. So replicas must agree on Options.MaxBlockSize, and on
+//     MerkleCRDTOptions.DeltaFactory, before the first delta that needs it.
+//   - Whoever can announce can write, and can claim any priority up to MaxInt64.
+//     A Put here still wins over such a version: it tombstones it.
+//   - Repair, Traverse, PurgeDAG, PrintDAG and DotDAG keep the CIDs of all
+//     blocks they visit in memory.
+package crdt

@@ -1,0 +1,95 @@
+package crdt_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	crdt "github.com/ipfs/go-ds-crdt"
+	logging "github.com/ipfs/go-log/v2"
+)
+
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// The program needs a network, so it is compiled with the modules of the
+// example, which has the same one.
+func TestReadmeProgramCompiles(t *testing.T) {
+	const module = "examples/globaldb"
+	if _, err := os.Stat(filepath.Join(module, "go.mod")); err != nil {
+		t.Skip("not in a checkout: ", err)
+	}
+	program := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindStringSubmatch(readme(t))
+	if program == nil {
+		t.Fatal("README.md has no program")
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(program[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "-C", module, "vet", file).CombinedOutput(); err != nil {
+		t.Fatalf("go vet: %s\n%s", err, out)
+	}
+	if out, err := exec.Command("gofmt", "-d", file).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Fatalf("gofmt: %v\n%s", err, out)
+	}
+}
+
+func TestReadmeListsAllOptionsAndTheirDefaults(t *testing.T) {
+	rows := regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (.*?) \\|").FindAllStringSubmatch(readme(t), -1)
+	defaults := reflect.ValueOf(crdt.DefaultOptions()).Elem()
+	fields := reflect.VisibleFields(defaults.Type())
+	if len(rows) != len(fields) {
+		t.Fatalf("the table has %d options, the type %d", len(rows), len(fields))
+	}
+	for i, f := range fields {
+		name, text := rows[i][1], rows[i][2]
+		if name != f.Name {
+			t.Fatalf("row %d is %s, field %d is %s", i, name, i, f.Name)
+		}
+		if value := defaults.FieldByIndex(f.Index).Interface(); !isDefault(text, value) {
+			t.Errorf("%s: README.md says %q, DefaultOptions %v", name, text, value)
+		}
+	}
+}
+
+// isDefault tells whether a cell of the table describes a value.
+func isDefault(text string, value any) bool {
+	switch v := value.(type) {
+	case time.Duration:
+		d, err := time.ParseDuration(text)
+		return err == nil && d == v
+	case int:
+		digits, mebi := strings.CutSuffix(text, " MiB")
+		n, err := strconv.Atoi(digits)
+		if mebi {
+			n <<= 20
+		}
+		return err == nil && n == v
+	case bool:
+		return text == strconv.FormatBool(v)
+	case *logging.ZapEventLogger:
+		return text == "go-log, `"+v.Desugar().Name()+"`"
+	}
+	return text == "none" && reflect.ValueOf(value).IsZero()
+}
+
+func TestReadmeLinksToFilesThatExist(t *testing.T) {
+	for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(readme(t), -1) {
+		if _, err := os.Stat(link[1]); err != nil {
+			t.Error(err)
+		}
+	}
+}
