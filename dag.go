@@ -289,13 +289,15 @@ func (c *dagChange) spread(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.news = c.news[1:]
-		for _, p := range parents {
+		now := parents[:min(len(parents), maxNews-told)]
+		for _, p := range now {
 			if err := c.tell(ctx, p, id); err != nil {
 				return err
 			}
 		}
-		told += len(parents)
+		if told += len(now); len(now) == len(parents) {
+			c.news = c.news[1:]
+		}
 	}
 	for _, id := range c.news {
 		w := wanted{id: id, parent: by, height: maxPriority}

@@ -1,6 +1,7 @@
 package crdt_test
 
 import (
+	"go/format"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,9 @@ func TestReadmeProgramCompiles(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(module, "go.mod")); err != nil {
 		t.Skip("not in a checkout: ", err)
 	}
+	if out, err := exec.Command("go", "-C", module, "list", "-deps", ".").CombinedOutput(); err != nil {
+		t.Skipf("the example's modules are not here: %s\n%s", err, out)
+	}
 	program := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindStringSubmatch(readme(t))
 	if program == nil {
 		t.Fatal("README.md has no program")
@@ -42,8 +46,8 @@ func TestReadmeProgramCompiles(t *testing.T) {
 	if out, err := exec.Command("go", "-C", module, "vet", file).CombinedOutput(); err != nil {
 		t.Fatalf("go vet: %s\n%s", err, out)
 	}
-	if out, err := exec.Command("gofmt", "-d", file).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Fatalf("gofmt: %v\n%s", err, out)
+	if formatted, err := format.Source([]byte(program[1])); err != nil || string(formatted) != program[1] {
+		t.Fatalf("the program is not formatted: %v", err)
 	}
 }
 
@@ -87,7 +91,7 @@ func isDefault(text string, value any) bool {
 }
 
 func TestReadmeLinksToFilesThatExist(t *testing.T) {
-	for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(readme(t), -1) {
+	for _, link := range regexp.MustCompile(`\]\(([^)#:\s]+)\)`).FindAllStringSubmatch(readme(t), -1) {
 		if _, err := os.Stat(link[1]); err != nil {
 			t.Error(err)
 		}

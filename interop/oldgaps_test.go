@@ -6,8 +6,8 @@ import (
 	"github.com/ipfs/go-ds-crdt/interop/wire"
 )
 
-// chain has p overwrite one key n times, one block each, and gives the pairs that
-// result.
+// chain has p put n keys and overwrite one more n times, in a block each, and gives the
+// pairs that result.
 func chain(p *peer, n int) pairs {
 	p.t.Helper()
 	want := pairs{}
