@@ -267,9 +267,10 @@ func TestLongCascadeIsSplitIntoCommits(t *testing.T) {
 		tops = append(tops, liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, Elements: oneElement(fmt.Sprintf("/%d", i))}), nd.Cid()))
 	}
 	for i := 0; i < fan; i += 500 {
-		a.node.deliver(announcement(tops[i:min(i+500, fan)]...))
+		n := min(i+500, fan)
+		a.node.deliver(announcement(tops[i:n]...))
+		waitFor(t, "the fan", func() bool { _, roots := a.frontier.get(); return len(roots) == n })
 	}
-	waitFor(t, "the fan", func() bool { _, roots := a.frontier.get(); return len(roots) == fan })
 	if err := liar.Add(ctx, nd); err != nil {
 		t.Fatal(err)
 	}

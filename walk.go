@@ -72,6 +72,7 @@ type job struct {
 	height   uint64 // it is at most this high
 	queued   bool   // it has a queue row
 	attempts int
+	again    bool // wanted again while it was with the merger
 
 	state   jobState
 	element *list.Element // in announced
@@ -143,6 +144,7 @@ func (w *walker) want(wk *walk, children []wanted) {
 func (w *walker) wantLocked(wk *walk, c wanted) {
 	if j := w.jobs[c.id]; j != nil {
 		j.queued = true
+		j.again = j.state == arrived
 		w.unlistLocked(j)
 		return
 	}
@@ -349,11 +351,17 @@ func (w *walker) kickLocked() {
 	}
 }
 
-// merged forgets a job that is done.
+// merged forgets a job that is done, or does it again if it has to be.
 func (w *walker) merged(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.dropLocked(j)
+	if !j.again {
+		w.dropLocked(j)
+		return
+	}
+	j.again = false
+	w.enqueueLocked(j)
+	w.startLocked()
 }
 
 // dropLocked forgets a job in whatever state it is.
