@@ -170,7 +170,7 @@ func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) ([]*bl
 	if err != nil {
 		return nil, err
 	}
-	room := w.blocks.room("", len(c.dag.heads.now.of("")))
+	room := w.blocks.room("", len(c.dag.heads.now.of(""))+1)
 	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
 	if err != nil {
 		return nil, err
@@ -328,7 +328,8 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) (blocks []*block, 
 // would make a block that was merged before.
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	for {
-		b, err := c.blocks.build(d, c.dag.heads.now.of(d.GetDagName()))
+		name := d.GetDagName()
+		b, err := c.blocks.build(d, c.dag.heads.now.of(name), c.skips.links(name, d.GetPriority())...)
 		if err != nil {
 			return nil, err
 		}

@@ -20,10 +20,11 @@ type committer struct {
 	stale      bool // a write failed, and the store must be looked at again
 	tombstones bool // the store may hold tombstones
 	waiting    bool // the store may hold rows of waiting blocks
+	skips      skips
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips)}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
 	return c
@@ -155,6 +156,10 @@ func (c *commit) finish(ctx context.Context) error {
 	c.tombstones = c.tombstones || c.set.leavesTombstones()
 	c.waiting = c.waiting || len(c.dag.waits) > 0
 	c.frontier.set(c.dag.heads.now, c.dag.roots.now)
+	for _, id := range c.dag.completed {
+		tip := c.dag.marks[id].tip
+		c.skips.add(tip.DAGName, tip.Height, id)
+	}
 	c.hooks.push(c.set.order)
 	return nil
 }

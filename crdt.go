@@ -122,6 +122,7 @@ func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 		d.log.Errorf("reading the queue: %s", err)
 	}
 	d.background.Go(d.merger.run)
+	d.background.Go(func() { d.recall(ctx) })
 	d.background.Go(func() { d.repairer.run(ctx, d.opts.RepairInterval) })
 	if bcast == nil {
 		return

@@ -14,8 +14,8 @@ import (
 type mark struct {
 	state markState
 
-	// Of a pending block alone: how many of its links are not complete yet,
-	// and what it takes to make it a head when the last of them is.
+	// Of a pending block alone is stored how many of its links are not
+	// complete yet, and what makes it a head when the last of them is.
 	missing uint64
 	tip     HeadValue
 	links   []blockID
@@ -109,8 +109,9 @@ type dagChange struct {
 	queue        map[blockID]*wanted          // rows to put, or nil to remove
 	waits        map[blockID]map[blockID]bool // child, parent: rows to put or remove
 	waiting      bool                         // the store may hold such rows
-	news         []blockID                    // settled blocks whose parents have not been told
-	wants        []wanted                     // newly wanted
+	completed    []blockID
+	news         []blockID // settled blocks whose parents have not been told
+	wants        []wanted  // newly wanted
 }
 
 // maxNews is how many blocks learn of a settled child in one commit. The rest
@@ -175,14 +176,14 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	m := &mark{tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, links: b.links}
 	c.unqueue(b)
 	broken := false
-	for _, link := range b.links {
+	for i, link := range b.links {
 		child, err := c.mark(ctx, link)
 		if err != nil {
 			return err
 		}
 		switch child.state {
 		case unknown:
-			c.want(wanted{id: link, parent: b.id, height: b.delta.priority - 1})
+			c.want(wanted{id: link, parent: b.id, height: b.heightBelow(i)})
 			fallthrough
 		case pending:
 			m.missing++
@@ -206,6 +207,15 @@ func (c *dagChange) unqueue(b *block) {
 	if _, ok := c.queue[b.id]; ok || b.queued {
 		c.queue[b.id] = nil
 	}
+}
+
+// heightBelow is the greatest height that the block behind a link should have.
+func (b *block) heightBelow(link int) uint64 {
+	h := b.delta.priority
+	if link >= len(b.links)-b.skips {
+		return h & (h - 1)
+	}
+	return h - 1
 }
 
 func (c *dagChange) want(w wanted) {
@@ -242,7 +252,8 @@ func (c *dagChange) settle(id blockID, m *mark, broken bool) {
 		c.setMark(id, &mark{state: stranded})
 		return
 	}
-	c.setMark(id, &mark{state: complete})
+	c.setMark(id, &mark{state: complete, tip: m.tip})
+	c.completed = append(c.completed, id)
 	for _, link := range m.links {
 		if below, ok := c.heads.now[link]; ok && below.DAGName == m.tip.DAGName {
 			c.heads.remove(link)

@@ -65,8 +65,10 @@ func storedVersion(ctx context.Context, store *rowStore) (uint64, error) {
 	return v - 1, nil
 }
 
+// run takes the steps in an order in which each may be begun again: a version
+// that has a tombstone goes before its tombstone does.
 func (m *migration) run(ctx context.Context, version uint64) error {
-	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.dropTombstones, m.dropOld, m.mendHeads, m.checkShutdown}
+	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.dropOld, m.dropTombstones, m.mendHeads, m.checkShutdown}
 	if version > 0 {
 		steps[1] = func(context.Context) error { return nil }
 	}
@@ -240,6 +242,20 @@ func (m *migration) elect(ctx context.Context, key string) error {
 	}
 }
 
+// dropOld removes what only the old formats have.
+func (m *migration) dropOld(ctx context.Context) error {
+	for _, prefix := range []string{m.store.keys.oldSet, m.store.keys.oldValues} {
+		err := m.each(ctx, prefix, func(e query.Entry) error {
+			m.remove(ds.RawKey(prefix + e.Key))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // dropTombstones removes the tombstones of merged blocks.
 func (m *migration) dropTombstones(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.tombstones, func(e query.Entry) error {
@@ -256,20 +272,6 @@ func (m *migration) dropTombstones(ctx context.Context) error {
 		}
 		return nil
 	})
-}
-
-// dropOld removes what only the old formats have.
-func (m *migration) dropOld(ctx context.Context) error {
-	for _, prefix := range []string{m.store.keys.oldSet, m.store.keys.oldValues} {
-		err := m.each(ctx, prefix, func(e query.Entry) error {
-			m.remove(ds.RawKey(prefix + e.Key))
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // mendHeads raises heights that are lower than those of their blocks: a repair

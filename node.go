@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
@@ -27,6 +28,7 @@ type block struct {
 	node    ipld.Node
 	delta   *deltaContent
 	links   []blockID
+	skips   int  // how many of the links, the last ones, are skip links
 	queued  bool // it has a queue row
 	covered bool // below a complete block: it must not become a head
 }
@@ -51,8 +53,13 @@ func (s *blockStore) room(dagName string, links int) int {
 	return s.maxSize - frameSize - len(dagName) - links*linkSize
 }
 
-// build makes the block of a delta on top of links. It stores nothing.
-func (s *blockStore) build(d Delta, links []blockID) (*block, error) {
+// skipLink is the name of a link to an older block (see skips.go). Links to the
+// heads that a block replaces have no name.
+const skipLink = "skip"
+
+// build makes the block of a delta on top of heads, with skip links. It stores
+// nothing.
+func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, error) {
 	content, err := checkDelta(d)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidBlock, err)
@@ -63,8 +70,13 @@ func (s *blockStore) build(d Delta, links []blockID) (*block, error) {
 	}
 	node := dag.NodeWithData(data)
 	node.SetCidBuilder(blockPrefix)
-	for _, id := range links {
-		if err := node.AddRawLink("", &ipld.Link{Cid: id.Cid()}); err != nil {
+	links := slices.Concat(heads, skips)
+	for i, id := range links {
+		name := ""
+		if i >= len(heads) {
+			name = skipLink
+		}
+		if err := node.AddRawLink(name, &ipld.Link{Cid: id.Cid()}); err != nil {
 			return nil, err
 		}
 	}
@@ -72,7 +84,7 @@ func (s *blockStore) build(d Delta, links []blockID) (*block, error) {
 		return nil, fmt.Errorf("%w: the block has %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, size, s.maxSize)
 	}
 	id, err := blockIDOf(node.Cid())
-	return &block{id: id, node: node, delta: content, links: links}, err
+	return &block{id: id, node: node, delta: content, links: links, skips: len(skips)}, err
 }
 
 // add stores a block, so that peers can fetch it.
@@ -137,7 +149,7 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no dag-pb node: %w", err)
 	}
-	links, err := linksOf(node)
+	links, skips, err := linksOf(node)
 	if err != nil {
 		return nil, err
 	}
@@ -146,28 +158,29 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 		return nil, fmt.Errorf("no delta: %w", err)
 	}
 	content, err := checkDelta(d)
-	return &block{id: id, delta: content, links: links}, err
+	return &block{id: id, delta: content, links: links, skips: skips}, err
 }
 
-// linksOf returns the different blocks that a node links to.
-func linksOf(node ipld.Node) ([]blockID, error) {
-	var ids []blockID
+// linksOf returns the different blocks that a node links to, and how many of
+// them, at the end, are those of skip links.
+func linksOf(node ipld.Node) (ids []blockID, skips int, err error) {
 	seen := make(map[blockID]bool, len(node.Links()))
 	for _, l := range node.Links() {
 		id, err := blockIDOf(l.Cid)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		if !seen[id] {
-			seen[id] = true
-			ids = append(ids, id)
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		ids = append(ids, id)
+		if skips++; l.Name != skipLink {
+			skips = 0
 		}
 	}
-	return ids, nil
+	return ids, skips, nil
 }
-
-// wrapNode makes a node of a block's raw bytes.
-func wrapNode(raw []byte) (ipld.Node, error) { return dag.DecodeProtobuf(raw) }
 
 // session returns a getter for related blocks, and what ends it.
 func (s *blockStore) session(ctx context.Context) (ipld.NodeGetter, context.CancelFunc) {

@@ -210,6 +210,33 @@ func TestMissingBlockStallsNothingButItsOwnRoot(t *testing.T) {
 	}
 }
 
+// With skip links a newcomer learns of old blocks early: it does not go down
+// the history one round trip a block.
+func TestNewcomerFetchesHistoryInFewRoundTrips(t *testing.T) {
+	const blocks = 1000
+	net := newTestNet()
+	a := net.newReplica(t)
+	for i := range blocks {
+		if i == blocks/2 {
+			a.restart() // the links are found again
+			waitFor(t, "the skips", func() bool {
+				a.must(a.acquire(ctx))
+				defer a.release()
+				return len(a.skips) > 5
+			})
+		}
+		a.put(fmt.Sprintf("/%d", i%50), fmt.Sprint(i))
+	}
+	const delay = 5 * time.Millisecond
+	net.delay = delay
+	b := net.newReplica(t)
+	begun := time.Now()
+	converge(t, a, b)
+	if took := time.Since(begun); took > blocks*delay/4 {
+		t.Errorf("%d blocks at %s each took %s", blocks, delay, took)
+	}
+}
+
 func TestNewcomerFetchesHistory(t *testing.T) {
 	net := newTestNet()
 	a := net.newReplica(t)
@@ -381,7 +408,8 @@ func TestTraverseAndDraw(t *testing.T) {
 	}
 	var dot bytes.Buffer
 	a.must(a.DotDAG(ctx, &dot))
-	if arrows := strings.Count(dot.String(), "->"); arrows != 20 {
+	// 9 in each branch and 2 that join them; in each branch 2 more skip links.
+	if arrows := strings.Count(dot.String(), "->"); arrows != 9+9+2+4 {
 		t.Errorf("%d arrows in\n%s", arrows, dot.String())
 	}
 	a.must(a.PrintDAG(ctx))
