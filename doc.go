@@ -12,7 +12,8 @@
 //   - A delta is a change set: elements (key and value) that are added, and
 //     tombstones, each of which removes one version.
 //   - A block is a delta in a dag-pb node that links to the blocks it was
-//     built on. Its CID names it for ever. Blocks are kept by the DAG service.
+//     built on, and sometimes, by a skip link, to a much older one. Its CID
+//     names it for ever. Blocks are kept by the DAG service.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get
@@ -89,6 +90,9 @@
 //     and which deltas are refused.
 //   - node.go turns deltas into blocks and back. It alone talks to the DAG
 //     service, and it checks all that comes from it.
+//   - skips.go chooses the skip links, which let a newcomer fetch distant parts
+//     of a history side by side instead of one block after the other. Readers
+//     treat them as any other link.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New.
 //   - repair.go walks all blocks below the heads for some that were never
 //     merged, when the datastore is dirty. Stores of the old module may need

@@ -16,6 +16,7 @@ const formatVersion = 2
 
 const (
 	migrationBatch    = 4000            // rows written at a time
+	migrationBytes    = 1 << 20         // of values, likewise
 	migrationProgress = 100_000         // rows between two log lines
 	headTimeout       = 5 * time.Second // to read the block of a head
 )
@@ -32,6 +33,7 @@ type migration struct {
 
 	rows    []row              // of the next batch
 	records map[string]*record // changed by it
+	bytes   int                // of values in it
 	seen    int
 }
 
@@ -98,7 +100,7 @@ func (m *migration) each(ctx context.Context, prefix string, f func(query.Entry)
 		if m.seen++; m.seen%migrationProgress == 0 {
 			m.log.Infof("migrating the store: %d rows so far", m.seen)
 		}
-		if len(m.rows) >= migrationBatch {
+		if len(m.rows) >= migrationBatch || m.bytes >= migrationBytes {
 			if err := m.flush(ctx); err != nil {
 				return err
 			}
@@ -112,6 +114,7 @@ func (m *migration) flush(ctx context.Context) error {
 		m.put(m.store.keys.record(key), r.encode())
 	}
 	clear(m.records)
+	m.bytes = 0
 	if len(m.rows) == 0 {
 		return nil
 	}
@@ -163,6 +166,7 @@ func (m *migration) addVersion(ctx context.Context, key string, id blockID) erro
 	}
 	if err == nil {
 		m.records[key] = r
+		m.bytes += len(r.value)
 	}
 	return err
 }
@@ -209,6 +213,7 @@ func (m *migration) electAgain(ctx context.Context) error {
 	last := ""
 	return m.each(ctx, m.store.keys.oldSet, func(e query.Entry) error {
 		key, _, ok := splitID(e.Key)
+		m.remove(ds.RawKey(m.store.keys.oldSet + e.Key))
 		if !ok || key == last || checkKey(key) != nil {
 			return nil
 		}
