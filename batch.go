@@ -366,7 +366,7 @@ func (b *batch) Put(ctx context.Context, key ds.Key, value []byte) error {
 }
 
 func (b *batch) Delete(ctx context.Context, key ds.Key) error {
-	if err := checkKey(key.String()); err != nil {
+	if err := b.store.checkDelete(key); err != nil {
 		return err
 	}
 	return b.change(ctx, func() { b.changes.delete(key.String()) })
@@ -375,9 +375,6 @@ func (b *batch) Delete(ctx context.Context, key ds.Key) error {
 func (b *batch) change(ctx context.Context, f func()) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.store.closed.Load() {
-		return ErrClosed
-	}
 	f()
 	if b.changes.size <= b.store.opts.MaxBatchDeltaSize {
 		return nil

@@ -105,9 +105,6 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 
 // prepare brings the store into the shape that the code expects.
 func (d *Datastore) prepare(ctx context.Context) error {
-	if err := d.store.recover(ctx); err != nil {
-		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
-	}
 	if err := migrate(ctx, d.store, d.blocks, d.log); err != nil {
 		return err
 	}
@@ -182,6 +179,9 @@ func (d *Datastore) GetSize(ctx context.Context, key ds.Key) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	if size < recordHeader {
+		return -1, fmt.Errorf("%w of %d bytes for %s", errBadRecord, size, key)
+	}
 	return size - recordHeader, nil
 }
 
@@ -214,7 +214,7 @@ func (d *Datastore) Put(ctx context.Context, key ds.Key, value []byte) error {
 // put elsewhere at the same time survives. Deleting a key that is not there
 // does nothing.
 func (d *Datastore) Delete(ctx context.Context, key ds.Key) error {
-	if err := checkKey(key.String()); err != nil {
+	if err := d.checkDelete(key); err != nil {
 		return err
 	}
 	c := &changes{}
@@ -242,9 +242,16 @@ func (d *Datastore) Sync(ctx context.Context, prefix ds.Key) error {
 	return d.store.Sync(ctx, d.store.keys.namespace)
 }
 
+func (d *Datastore) checkDelete(key ds.Key) error {
+	if d.closed.Load() {
+		return ErrClosed
+	}
+	return checkKey(key.String())
+}
+
 // checkPut refuses what can be told without looking at the heads.
 func (d *Datastore) checkPut(key ds.Key, value []byte) error {
-	if err := checkKey(key.String()); err != nil {
+	if err := d.checkDelete(key); err != nil {
 		return err
 	}
 	if size := elementSize(key.String(), value); size > d.opts.MaxBlockSize {

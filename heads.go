@@ -21,7 +21,7 @@ type Head struct {
 
 // A HeadValue is what is known about a head beside its CID.
 type HeadValue struct {
-	Height  uint64 // the length of the longest path below it, in blocks, at least
+	Height  uint64 // the priority of its delta: 1 for the first block of a DAG
 	DAGName string // "" for the unnamed DAG
 }
 

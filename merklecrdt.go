@@ -148,6 +148,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 			c.dag.heads.remove(id)
 			c.dag.roots.remove(id)
 		}
+		c.skips.forget(dagName)
 		return nil
 	})
 }

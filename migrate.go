@@ -37,7 +37,8 @@ type migration struct {
 	seen    int
 }
 
-// migrate brings the store to formatVersion.
+// migrate brings the store to formatVersion. It touches nothing in a store of a
+// newer one.
 func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log logging.StandardLogger) error {
 	version, err := storedVersion(ctx, store)
 	switch {
@@ -45,7 +46,11 @@ func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log loggi
 		return err
 	case version > formatVersion:
 		return fmt.Errorf("%w: it is %d, this code knows up to %d", ErrNewerVersion, version, formatVersion)
-	case version == formatVersion:
+	}
+	if err := store.recover(ctx); err != nil {
+		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
+	}
+	if version == formatVersion {
 		return nil
 	}
 	m := &migration{store: store, blocks: blocks, log: log, records: make(map[string]*record)}

@@ -655,12 +655,12 @@ func TestMigrationGoesOnHoweverOftenItIsCutOff(t *testing.T) {
 	for _, o := range writtenStores(t) {
 		c := newCutTest(t, o, false)
 		store := c.fresh()
-		for opened := 0; c.open(store, 1) != nil; opened++ {
+		for opened := 0; c.open(store, 2) != nil; opened++ {
 			if opened == 30 {
-				t.Fatalf("%s: after 30 openings with a write each it is not done", o.name)
+				t.Fatalf("%s: after 30 openings with two writes each it is not done", o.name)
 			}
 		}
-		c.finish(store, o.name+" cut off after every write")
+		c.finish(store, o.name+" cut off after every second write")
 	}
 }
 

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	ds "github.com/ipfs/go-datastore"
@@ -29,7 +30,7 @@ func (s *rowStore) queryRecords(ctx context.Context, q query.Query) (query.Resul
 		Next: func() (query.Result, bool) {
 			r, ok := results.NextSync()
 			if ok && r.Error == nil {
-				r = s.pair(r)
+				r = s.pair(r, q.KeysOnly)
 			}
 			return r, ok
 		},
@@ -75,16 +76,17 @@ func isKeyOrder(o query.Order) bool {
 }
 
 // pair turns a record's row into the pair it stands for.
-func (s *rowStore) pair(r query.Result) query.Result {
-	r.Key = r.Key[len(s.keys.records):]
-	r.Size = max(r.Size-recordHeader, -1)
-	if r.Value == nil {
+func (s *rowStore) pair(r query.Result, keysOnly bool) query.Result {
+	key := r.Key[len(s.keys.records):]
+	if keysOnly {
+		// A store that knows no sizes says -1.
+		r.Key, r.Size = key, max(r.Size-recordHeader, -1)
 		return r
 	}
 	value, err := recordValue(r.Value)
 	if err != nil {
-		return query.Result{Error: err}
+		return query.Result{Error: fmt.Errorf("%w for %s", err, key)}
 	}
-	r.Value, r.Size = value, len(value)
+	r.Key, r.Value, r.Size = key, value, len(value)
 	return r
 }

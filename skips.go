@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"maps"
 	"math/bits"
 )
 
@@ -51,6 +52,11 @@ func (s skips) links(dagName string, height uint64) []blockID {
 // add notes a complete block.
 func (s skips) add(dagName string, height uint64, id blockID) {
 	s[slotOf(dagName, height)] = skipTarget{height, id}
+}
+
+// forget drops the targets in a DAG whose blocks are gone.
+func (s skips) forget(dagName string) {
+	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dag == dagName })
 }
 
 // recall finds the skips anew after a start, from the heads down along the

@@ -40,25 +40,39 @@ const (
 
 func newRowStore(ctx context.Context, store ds.Datastore, keys *keyspace) (*rowStore, error) {
 	s := &rowStore{Datastore: store, keys: keys}
+	atomic, err := hasAtomicBatch(ctx, store)
+	if atomic {
+		s.batching = store.(ds.Batching)
+	}
+	return s, err
+}
+
+// hasAtomicBatch tells whether a store, and every store that it wraps, has
+// batches that can be atomic. go-datastore's basic batch is not: it writes its
+// rows one by one, in any order.
+func hasAtomicBatch(ctx context.Context, store ds.Datastore) (bool, error) {
 	batching, ok := store.(ds.Batching)
 	if !ok {
-		return s, nil
+		return false, nil
+	}
+	if wrapper, ok := store.(ds.Shim); ok {
+		for _, child := range wrapper.Children() {
+			if ok, err := hasAtomicBatch(ctx, child); !ok || err != nil {
+				return false, err
+			}
+		}
 	}
 	probe, err := batching.Batch(ctx)
-	switch {
-	case errors.Is(err, ds.ErrBatchUnsupported):
-		return s, nil
-	case err != nil:
-		return nil, fmt.Errorf("crdt: opening a batch: %w", err)
+	if errors.Is(err, ds.ErrBatchUnsupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("crdt: opening a batch: %w", err)
 	}
 	if c, ok := probe.(interface{ Cancel() error }); ok {
-		_ = c.Cancel() // only Badger's batch holds anything
+		_ = c.Cancel() // Badger's batch holds a transaction
 	}
-	// go-datastore's basic batch writes its rows one by one, in any order.
-	if reflect.TypeOf(probe) != reflect.TypeOf(ds.NewBasicBatch(store)) {
-		s.batching = batching
-	}
-	return s, nil
+	return reflect.TypeOf(probe) != reflect.TypeOf(ds.NewBasicBatch(nil)), nil
 }
 
 // get reads a row; found is false when there is none.
