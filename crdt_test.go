@@ -524,23 +524,68 @@ func TestInvalidKeysAreRefusedLocally(t *testing.T) {
 func TestConcurrentWritersShareBlocks(t *testing.T) {
 	net := newTestNet()
 	a, b := net.newReplica(t), net.newReplica(t)
+	a.must(a.acquire(ctx)) // as a commit would, while the others come
 	var wg sync.WaitGroup
 	for i := range 64 {
+		wg.Go(func() { a.put(fmt.Sprint("/", i), "v") })
+	}
+	waitFor(t, "all writers", func() bool {
+		a.writer.mu.Lock()
+		defer a.writer.mu.Unlock()
+		return len(a.writer.queue) == 64
+	})
+	a.release()
+	wg.Wait()
+	if h := a.InternalStats(ctx).MaxHeight; h != 1 {
+		t.Errorf("%d blocks for 64 concurrent puts", h)
+	}
+	if n := len(converge(t, a, b)); n != 64 {
+		t.Errorf("%d pairs", n)
+	}
+}
+
+func TestWritesOfManyGoroutinesAreSeenWhenTheyReturn(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	var wg sync.WaitGroup
+	for i := range 16 {
 		wg.Go(func() {
+			key := fmt.Sprint("/", i)
 			for j := range 20 {
-				a.put(fmt.Sprintf("/%d/%d", i, j), "v")
-				if got := a.get(fmt.Sprintf("/%d/%d", i, j)); got != "v" {
-					t.Errorf("a Put that returned is not seen: %s", got)
+				if r.put(key, fmt.Sprint(j)); r.get(key) != fmt.Sprint(j) {
+					t.Errorf("a Put that returned is not seen")
+				}
+				if r.del(key); r.get(key) != "(none)" {
+					t.Errorf("a Delete that returned is not seen")
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if n := len(converge(t, a, b)); n != 64*20 {
-		t.Errorf("%d pairs, want %d", n, 64*20)
+}
+
+// A write whose context ends while it waits for its turn writes nothing, and
+// does not fail those that share the block.
+func TestCancelledWriteLeavesTheGroup(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.must(r.acquire(ctx))
+	cancelled, cancel := context.WithCancel(ctx)
+	errs := make(chan error)
+	go func() { errs <- r.Put(cancelled, ds.NewKey("/cancelled"), nil) }()
+	var wg sync.WaitGroup
+	wg.Go(func() { r.put("/kept", "v") })
+	waitFor(t, "both writers", func() bool {
+		r.writer.mu.Lock()
+		defer r.writer.mu.Unlock()
+		return len(r.writer.queue) == 2
+	})
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("Put: %v", err)
 	}
-	if h := a.InternalStats(ctx).MaxHeight; h >= 64*20 {
-		t.Errorf("%d blocks for %d concurrent puts", h, 64*20)
+	r.release()
+	wg.Wait()
+	if got := r.pairs(); len(got) != 1 || got["/kept"] != "v" {
+		t.Errorf("pairs: %v", got)
 	}
 }
 

@@ -359,8 +359,7 @@ func TestResultsClosedEarlyReleaseEverything(t *testing.T) {
 	}
 }
 
-// Badger waits for open results when it is closed, which newBadger's clean-up
-// would do for ever.
+// Badger has a goroutine for results that are open: TestMain would find it.
 func TestResultsClosedEarlyReleaseBadger(t *testing.T) {
 	r := newTestNet().newReplicaOn(t, newBadger(t))
 	fillForQueries(t, r)
