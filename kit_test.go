@@ -143,9 +143,12 @@ func (node *testNode) Next(ctx context.Context) ([]byte, error) {
 
 // Get waits until the block can be had, as bitswap does.
 func (node *testNode) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
-	if node.net.delay > 0 {
+	node.net.mu.Lock()
+	delay := node.net.delay
+	node.net.mu.Unlock()
+	if delay > 0 {
 		select {
-		case <-time.After(node.net.delay):
+		case <-time.After(delay):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
