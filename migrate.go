@@ -18,7 +18,7 @@ const (
 	migrationBatch    = 4000            // rows written at a time
 	migrationBytes    = 1 << 20         // of values, likewise
 	migrationProgress = 100_000         // rows between two log lines
-	headTimeout       = 5 * time.Second // to read the block of a head
+	headsTimeout      = 5 * time.Second // to read the blocks of the heads
 )
 
 // A migration turns a store of format 0 or 1 into one of formatVersion.
@@ -169,7 +169,7 @@ func (m *migration) addVersion(ctx context.Context, key string, id blockID) erro
 	case r.unresolved:
 		m.put(m.store.keys.loser(key, id), []byte{})
 	}
-	if err == nil {
+	if err == nil && m.records[key] == nil {
 		m.records[key] = r
 		m.bytes += len(r.value)
 	}
@@ -243,7 +243,10 @@ func (m *migration) elect(ctx context.Context, key string) error {
 			return err
 		}
 		if len(missing) == 0 {
-			m.rows = append(m.rows, c.rows()...)
+			for _, r := range c.rows() {
+				m.rows = append(m.rows, r)
+				m.bytes += len(r.value)
+			}
 			return nil
 		}
 		if c.fetched, err = m.blocks.values(ctx, missing, c.fetched); err != nil {
@@ -292,10 +295,10 @@ func (m *migration) mendHeads(ctx context.Context) error {
 		return err
 	}
 	heads, _ := f.get()
+	ctx, cancel := context.WithTimeout(ctx, headsTimeout)
+	defer cancel()
 	for id, v := range heads {
-		ctx, cancel := context.WithTimeout(ctx, headTimeout)
 		b, err := m.blocks.get(ctx, m.blocks.dag, id)
-		cancel()
 		if err != nil {
 			m.log.Warnf("head %s cannot be read, its height is taken to be %d: %s", id.Cid(), v.Height, err)
 			continue
