@@ -186,9 +186,10 @@
 //     that returned before it.
 //  5. A Put reads the record of its key and no other version, however often
 //     the key was written before and whatever keys there are below it. A Delete
-//     reads the losers of its key too, and costs one tombstone for each live version. Tombstones too many for
-//     one block go out in several blocks of one commit, the losers' in the last
-//     ones: readers who come from the top never see an old value come back.
+//     reads the losers of its key too, and costs one tombstone for each live
+//     version. Tombstones too many for one block go out in several blocks of
+//     one commit, the losers' in the last ones: readers who come from the top
+//     never see an old value come back.
 //  6. Hooks run once per change, in commit order, after the commit, with no
 //     lock held: they may call the datastore, except Close. If a removal
 //     uncovers another version, DeleteHook is called and then PutHook.
@@ -199,14 +200,14 @@
 // are slow give up their slot, and failed ones are tried again with a growing
 // pause of at most Options.RebroadcastInterval, sooner when an unknown block is
 // announced or a peer joins. An announced block that fails 8 times before it
-// was ever seen is given up until it is announced again. At most 64 Ki missing blocks are kept in memory;
-// the rest stays in the queue rows.
+// was ever seen is given up until it is announced again. At most 64 Ki missing
+// blocks are kept in memory; the rest stays in the queue rows.
 //
 // # Caveats
 //
 //   - A batch of the user's store is taken to be atomic, unless it is the basic
-//     batch of go-datastore. That one is recognised only when it is not wrapped:
-//     a mutex, namespace or mount wrapper around a store hides it.
+//     batch of go-datastore. That one is also found in a wrapper that tells of
+//     its children, as go-datastore's own do.
 //   - A reader beside a commit sees half of it if the store's batch lets it,
 //     or if the commit needed a redo row.
 //   - Blocks are made durable by the DAG service, not by Sync. A head whose
