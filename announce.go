@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// maxHeadsPerMessage keeps messages well below what pubsub carries, and
-	// bounds what a single message from a peer can ask for.
-	maxHeadsPerMessage = 4096
+	// maxHeadsPerMessage bounds what a single message from a peer can ask for,
+	// and is how many heads go into one at most. With maxDAGNameLength that
+	// stays below the 1 MiB that pubsub carries.
+	maxHeadsPerMessage = 2048
 
 	// broadcastTimeout bounds each Broadcast call, and retryPause is how long
 	// to wait after one that failed.
@@ -288,7 +289,10 @@ func decodeBroadcast(data []byte) ([]blockID, error) {
 			return nil, err
 		}
 		id, err := blockIDOf(c)
-		return []blockID{id}, err
+		if err != nil {
+			return nil, err
+		}
+		return []blockID{id}, nil
 	}
 	ids := make(map[blockID]bool)
 	var err error

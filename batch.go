@@ -3,6 +3,7 @@ package crdt
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,21 +130,26 @@ func (w *writer) withdraw(p *pendingWrite) bool {
 	return i >= 0
 }
 
+var errAborted = errors.New("crdt: the write was aborted by a panic")
+
 // lead commits one group. The caller has the turn; lead releases it.
 func (w *writer) lead(ctx context.Context) {
 	group := w.take()
-	blocks, err := w.commitLocked(ctx, group)
-	w.release()
+	err := errAborted
+	defer func() {
+		for _, p := range group {
+			if p.err == nil {
+				p.err = err
+			}
+			close(p.done)
+		}
+	}()
+	var blocks []*block
+	blocks, err = w.commitGroup(ctx, group)
 	if err == nil {
 		w.announcer.announce(blocks)
 	}
 	w.hooks.run()
-	for _, p := range group {
-		if p.err == nil {
-			p.err = err
-		}
-		close(p.done)
-	}
 }
 
 // take takes waiting writes off the queue, as many as fit a delta.
@@ -160,9 +166,10 @@ func (w *writer) take() []*pendingWrite {
 	return group
 }
 
-// commitLocked commits the writes of a group. The error is that of all; a
-// write that is at fault alone gets its own and is left out.
-func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) ([]*block, error) {
+// commitGroup commits the writes of a group and gives the turn back. The error
+// is that of all; a write that is at fault alone gets its own and is left out.
+func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) ([]*block, error) {
+	defer w.release()
 	if len(group) == 0 {
 		return nil, nil
 	}
@@ -170,12 +177,15 @@ func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) ([]*bl
 	if err != nil {
 		return nil, err
 	}
-	room := w.blocks.room("", len(c.dag.heads.now.of(""))+1)
+	room := w.blocks.room("", len(c.links(""))+1)
 	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
 	if err != nil {
 		return nil, err
 	}
-	return c.publish(ctx, deltas)
+	if err := c.publish(ctx, deltas); err != nil {
+		return nil, err
+	}
+	return c.made, c.finish(ctx)
 }
 
 // fold joins the changes of a group, in order, without those that do not fit.
@@ -198,9 +208,16 @@ func (c *changes) fit(room int) error {
 		return nil
 	}
 	for _, ch := range c.list {
-		if size := ch.size(); size > room {
-			return fmt.Errorf("%w: %s needs %d bytes, and Options.MaxBlockSize leaves %d", ErrTooLarge, ch.key, size, room)
+		if err := ch.fit(room); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (c *change) fit(room int) error {
+	if size := c.size(); size > room {
+		return fmt.Errorf("%w: %s needs %d bytes, and Options.MaxBlockSize leaves %d", ErrTooLarge, c.key, size, room)
 	}
 	return nil
 }
@@ -208,7 +225,7 @@ func (c *changes) fit(room int) error {
 // compose makes the deltas of local changes, each of no more than limit bytes
 // where it can be, the first to be published first. Mostly it is one.
 func (c *commit) compose(ctx context.Context, all *changes, limit int) ([]Delta, error) {
-	p := &packer{limit: limit, priority: c.dag.height("")}
+	p := &packer{limit: limit, priority: c.dag.height(""), newDelta: c.blocks.newDelta}
 	var losers []*pb.Element
 	for _, ch := range all.list {
 		removed, err := c.prepare(ctx, p, ch)
@@ -259,6 +276,7 @@ func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*
 // A packer spreads elements and tombstones over as many deltas as it takes.
 type packer struct {
 	limit    int
+	newDelta func() Delta
 	priority uint64 // of the first delta
 	full     []*pb.Delta
 	now      *pb.Delta
@@ -286,7 +304,7 @@ func (p *packer) makeRoom(size int) {
 func (p *packer) deltas() []Delta {
 	deltas := make([]Delta, len(p.full))
 	for i, d := range p.full {
-		deltas[i] = newPBDelta()
+		deltas[i] = p.newDelta()
 		deltas[i].SetElements(d.Elements)
 		slices.SortFunc(d.Tombstones, byKeyAndID) // where old peers have them
 		deltas[i].SetTombstones(d.Tombstones)
@@ -299,28 +317,26 @@ func byKeyAndID(a, b *pb.Element) int {
 	return cmp.Or(strings.Compare(a.GetKey(), b.GetKey()), strings.Compare(a.GetId(), b.GetId()))
 }
 
-// publish makes each delta a block on top of the last, stores the blocks and
-// commits them. When it fails, the DAG service is left as it was.
-func (c *commit) publish(ctx context.Context, deltas []Delta) (blocks []*block, err error) {
-	defer func() {
-		if err != nil && !c.stale {
-			c.discard(ctx, blocks)
-		}
-	}()
+// publish makes each delta a block on top of the last, and merges them. The DAG
+// service gets them when the commit is finished.
+func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 	for _, d := range deltas {
 		b, err := c.build(ctx, d)
 		if err != nil {
-			return blocks, err
+			return err
 		}
-		if err := c.blocks.add(ctx, b); err != nil {
-			return blocks, err
-		}
-		blocks = append(blocks, b)
+		c.made = append(c.made, b)
 		if err := c.merge(ctx, b); err != nil {
-			return blocks, err
+			return err
 		}
 	}
-	return blocks, c.finish(ctx)
+	return nil
+}
+
+// links returns the heads of a DAG that the next block replaces.
+func (c *commit) links(dagName string) []blockID {
+	heads := c.dag.heads.now.of(dagName)
+	return heads[:min(len(heads), c.blocks.maxLinks())]
 }
 
 // build makes a delta a block that is not known yet. On top of heads every
@@ -329,7 +345,7 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) (blocks []*block, 
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	for {
 		name := d.GetDagName()
-		b, err := c.blocks.build(d, c.dag.heads.now.of(name), c.skips.links(name, d.GetPriority())...)
+		b, err := c.blocks.build(d, c.links(name), c.skips.links(name, d.GetPriority())...)
 		if err != nil {
 			return nil, err
 		}
@@ -338,13 +354,6 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 			return b, err
 		}
 		d.SetPriority(d.GetPriority() + 1)
-	}
-}
-
-// discard takes blocks back out of the DAG service.
-func (c *committer) discard(ctx context.Context, blocks []*block) {
-	for _, b := range blocks {
-		_ = c.blocks.remove(ctx, b.id) // an unused block does no harm
 	}
 }
 
@@ -366,7 +375,7 @@ func (b *batch) Put(ctx context.Context, key ds.Key, value []byte) error {
 }
 
 func (b *batch) Delete(ctx context.Context, key ds.Key) error {
-	if err := b.store.checkDelete(key); err != nil {
+	if err := b.store.checkKey(key); err != nil {
 		return err
 	}
 	return b.change(ctx, func() { b.changes.delete(key.String()) })

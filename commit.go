@@ -13,6 +13,7 @@ type committer struct {
 	blocks   *blockStore
 	frontier *frontier
 	hooks    *hookQueue
+	reloaded func() // called when the store may have rows that nobody knows of
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
@@ -24,7 +25,7 @@ type committer struct {
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips)}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips), reloaded: func() {}}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
 	return c
@@ -46,8 +47,9 @@ func (c *committer) release() { c.turn <- struct{}{} }
 // A commit is one atomic change of the state.
 type commit struct {
 	*committer
-	set *setChange
-	dag *dagChange
+	set  *setChange
+	dag  *dagChange
+	made []*block // published by it: for the DAG service, before all else
 }
 
 // beginLocked starts a commit. The caller has the turn. A commit that is not
@@ -74,8 +76,12 @@ func (c *committer) reload(ctx context.Context) error {
 		return err
 	}
 	c.tombstones, c.waiting = true, true
+	if err := c.lookLocked(ctx); err != nil {
+		return err
+	}
 	c.stale = false
-	return c.lookLocked(ctx)
+	c.reloaded()
+	return nil
 }
 
 // lookLocked finds out whether there is still anything to look up for every
@@ -132,7 +138,7 @@ func (m missingValues) Error() string {
 	return fmt.Sprintf("crdt: %d values must be read from their blocks, such as that of %s in %s", len(m), m[0].key, m[0].id.Cid())
 }
 
-// finish writes the commit. After an error nothing has changed, or, when the
+// finish stores the commit's own blocks and writes the commit. After an error nothing has changed, or, when the
 // store failed, it is unknown whether it has.
 func (c *commit) finish(ctx context.Context) error {
 	missing, err := c.set.settle(ctx)
@@ -148,6 +154,9 @@ func (c *commit) finish(ctx context.Context) error {
 	rows := append(c.set.rows(), c.dag.rows()...)
 	if len(rows) == 0 {
 		return nil
+	}
+	if err := c.blocks.addAll(ctx, c.made); err != nil {
+		return err
 	}
 	if err := c.store.write(ctx, rows); err != nil {
 		c.stale = true

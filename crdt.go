@@ -40,6 +40,8 @@ type Datastore struct {
 	repairer  *repairer
 
 	stop       context.CancelFunc // ends the context of all goroutines below
+	closing    context.Context    // ends when Close is called
+	abort      context.CancelFunc // ends closing
 	background sync.WaitGroup
 
 	closed   atomic.Bool
@@ -84,6 +86,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		hooks:  newHookQueue(opts),
 		stop:   stop,
 	}
+	d.closing, d.abort = context.WithCancel(ctx)
 	d.build(ctx, bcast)
 	if err := d.prepare(ctx); err != nil {
 		stop()
@@ -100,7 +103,8 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
 	d.writer = &writer{committer: d.committer, announcer: d.announcer, maxDelta: d.opts.MaxBatchDeltaSize}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, arrivals: arrivals}
-	d.repairer = &repairer{committer: d.committer, log: d.log}
+	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
+	d.committer.reloaded = d.walker.lookAgain
 }
 
 // prepare brings the store into the shape that the code expects.
@@ -115,9 +119,6 @@ func (d *Datastore) prepare(ctx context.Context) error {
 }
 
 func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
-	if err := d.walker.resume(ctx, d.store); err != nil {
-		d.log.Errorf("reading the queue: %s", err)
-	}
 	d.background.Go(d.merger.run)
 	d.background.Go(func() { d.recall(ctx) })
 	d.background.Go(func() { d.repairer.run(ctx, d.opts.RepairInterval) })
@@ -144,6 +145,17 @@ func (d *Datastore) enter() error {
 }
 
 func (d *Datastore) leave() { d.inFlight.Done() }
+
+// begin is enter for a call that may wait for the network: its context ends
+// when Close is called. Call end at its end.
+func (d *Datastore) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+	if err := d.enter(); err != nil {
+		return ctx, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	unlink := context.AfterFunc(d.closing, cancel)
+	return ctx, func() { unlink(); cancel(); d.leave() }, nil
+}
 
 // Get returns the value of a key, or ds.ErrNotFound. The caller must not
 // change it when the store's own Get says so.
@@ -202,7 +214,7 @@ func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, er
 // nothing has been written. It fails with ErrTooLarge for a pair that does not
 // fit a block, and with ErrInvalidKey for a key that no peer would accept.
 func (d *Datastore) Put(ctx context.Context, key ds.Key, value []byte) error {
-	if err := d.checkPut(key, value); err != nil {
+	if err := d.checkKey(key); err != nil {
 		return err
 	}
 	c := &changes{}
@@ -214,7 +226,7 @@ func (d *Datastore) Put(ctx context.Context, key ds.Key, value []byte) error {
 // put elsewhere at the same time survives. Deleting a key that is not there
 // does nothing.
 func (d *Datastore) Delete(ctx context.Context, key ds.Key) error {
-	if err := d.checkDelete(key); err != nil {
+	if err := d.checkKey(key); err != nil {
 		return err
 	}
 	c := &changes{}
@@ -242,22 +254,21 @@ func (d *Datastore) Sync(ctx context.Context, prefix ds.Key) error {
 	return d.store.Sync(ctx, d.store.keys.namespace)
 }
 
-func (d *Datastore) checkDelete(key ds.Key) error {
+func (d *Datastore) checkKey(key ds.Key) error {
 	if d.closed.Load() {
 		return ErrClosed
 	}
 	return checkKey(key.String())
 }
 
-// checkPut refuses what can be told without looking at the heads.
+// checkPut also refuses a value that would spoil the batch it is put into.
 func (d *Datastore) checkPut(key ds.Key, value []byte) error {
-	if err := d.checkDelete(key); err != nil {
+	if err := d.checkKey(key); err != nil {
 		return err
 	}
-	if size := elementSize(key.String(), value); size > d.opts.MaxBlockSize {
-		return fmt.Errorf("%w: %s needs %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, key, size, d.opts.MaxBlockSize)
-	}
-	return nil
+	heads, _ := d.frontier.get()
+	room := d.blocks.room("", min(len(heads.of("")), d.blocks.maxLinks())+1)
+	return (&change{key: key.String(), value: value, put: true}).fit(room)
 }
 
 func (d *Datastore) write(ctx context.Context, c *changes) error {
@@ -275,8 +286,8 @@ func (d *Datastore) write(ctx context.Context, c *changes) error {
 // and for a broadcaster or DAG service that does not heed its context.
 const closeTimeout = 10 * time.Second
 
-// Close ends the replica: it waits for calls in progress, runs the hooks that
-// are still waiting, announces what has not been announced, and ends all
+// Close ends the replica: it waits for calls in progress, except that those that
+// may wait for the network are cut off, runs the hooks that are still waiting, announces what has not been announced, and ends all
 // goroutines. It takes 10 seconds at most, and returns an error when that was
 // not enough. It does not close the store, the DAG service or the broadcaster.
 // Closing twice is harmless. It must not be called by a hook.
@@ -302,6 +313,7 @@ func (d *Datastore) Close() error {
 }
 
 func (d *Datastore) shutDown() {
+	d.abort()
 	d.inFlight.Wait()
 	d.stop()
 	d.walker.stop()

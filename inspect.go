@@ -67,10 +67,11 @@ func writeDot(w io.Writer, b *block) error {
 
 // inspect shows every block below the heads.
 func (d *Datastore) inspect(ctx context.Context, show func(*block) error) error {
-	if err := d.enter(); err != nil {
+	ctx, end, err := d.begin(ctx)
+	if err != nil {
 		return err
 	}
-	defer d.leave()
+	defer end()
 	heads, _ := d.frontier.get()
 	var tops []blockID
 	for id := range heads {

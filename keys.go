@@ -30,13 +30,16 @@ func checkKey(key string) error {
 	return nil
 }
 
+// maxDAGNameLength is the greatest length of a DAG's name in bytes.
+const maxDAGNameLength = 255
+
 // checkDAGName reports why a name cannot name a DAG. "" is the unnamed DAG.
 func checkDAGName(name string) error {
 	if name == "" {
 		return nil
 	}
-	if err := checkKey("/" + name); err != nil || strings.Contains(name, "/") {
-		return fmt.Errorf("crdt: DAG name %q is not a single clean path part", name)
+	if err := checkKey("/" + name); err != nil || strings.Contains(name, "/") || len(name) > maxDAGNameLength {
+		return fmt.Errorf("crdt: DAG name %.300q is not a single clean path part of up to %d bytes", name, maxDAGNameLength)
 	}
 	return nil
 }

@@ -26,37 +26,35 @@ const (
 )
 
 func (m *merger) run() {
-	for {
-		group, ok := m.collect()
-		if !ok {
-			m.parked.Wait()
-			return
+	defer m.parked.Wait()
+	for m.ctx.Err() == nil {
+		select {
+		case a := <-m.arrivals:
+			m.hooks.waitForRoom()
+			m.mergeAll(m.collect(a))
+		case <-m.walker.again:
+			if err := m.walker.resume(m.ctx, m.store); err != nil {
+				m.log.Warnf("reading the queue: %s", err)
+			}
+		case <-m.ctx.Done():
 		}
-		m.hooks.waitForRoom()
-		m.mergeAll(group)
 		m.rest()
 	}
 }
 
-// collect waits for an arrival and takes along what else is there.
-func (m *merger) collect() (group []*arrival, ok bool) {
-	size := 0
-	select {
-	case a := <-m.arrivals:
-		group, size = append(group, a), a.size()
-	case <-m.ctx.Done():
-		return nil, false
-	}
+// collect takes along what else has arrived.
+func (m *merger) collect(first *arrival) []*arrival {
+	group, size := []*arrival{first}, first.size()
 	for len(group) < maxGroupBlocks && size < maxGroupBytes {
 		select {
 		case a := <-m.arrivals:
 			group = append(group, a)
 			size += a.size()
 		default:
-			return group, m.ctx.Err() == nil
+			return group
 		}
 	}
-	return group, m.ctx.Err() == nil
+	return group
 }
 
 func (a *arrival) size() int {
@@ -165,11 +163,6 @@ func valuesOf(group []*arrival) map[versionName]*loser {
 
 // rest looks after what can wait until nothing is missing.
 func (m *merger) rest() {
-	if m.walker.needsRefill() {
-		if err := m.walker.resume(m.ctx, m.store); err != nil {
-			m.log.Warnf("reading the queue: %s", err)
-		}
-	}
 	if len(m.arrivals) > 0 || m.walker.len() > 0 || m.acquire(m.ctx) != nil {
 		return
 	}

@@ -57,14 +57,16 @@ func NewMerkleCRDT(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGServi
 // delta may be empty: then the block only joins the heads. It fails with
 // ErrInvalidBlock for a delta that no peer would accept, and with ErrTooLarge.
 func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
-	if err := m.enter(); err != nil {
+	ctx, end, err := m.begin(ctx)
+	if err != nil {
 		return Head{}, err
 	}
-	defer m.leave()
+	defer end()
 	var blocks []*block
-	err := m.do(ctx, func(c *commit) (err error) {
+	err = m.do(ctx, func(c *commit) error {
 		d.SetPriority(c.dag.height(d.GetDagName()))
-		blocks, err = c.publish(context.WithoutCancel(ctx), []Delta{d})
+		err := c.publish(context.WithoutCancel(ctx), []Delta{d})
+		blocks = c.made
 		return err
 	})
 	if err != nil {
@@ -98,10 +100,11 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 // first error, and returns it. visit is not called concurrently. The CIDs of
 // the blocks visited are kept in memory.
 func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
-	if err := m.enter(); err != nil {
+	ctx, end, err := m.begin(ctx)
+	if err != nil {
 		return err
 	}
-	defer m.leave()
+	defer end()
 	ids, err := cidsToIDs(from)
 	if err != nil {
 		return err
@@ -121,10 +124,11 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 // new DAG. Purging again does no harm and returns 0; so does going on after a
 // failure. The unnamed DAG cannot be purged.
 func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) {
-	if err := m.enter(); err != nil {
+	ctx, end, err := m.begin(ctx)
+	if err != nil {
 		return 0, err
 	}
-	defer m.leave()
+	defer end()
 	if dagName == "" {
 		return 0, fmt.Errorf("crdt: the unnamed DAG cannot be purged")
 	}
@@ -235,10 +239,11 @@ func (s setView) Rmv(ctx context.Context, key string) (Delta, error) {
 }
 
 func (s setView) Merge(ctx context.Context, d Delta, id string) error {
-	if err := s.d.enter(); err != nil {
+	ctx, end, err := s.d.begin(ctx)
+	if err != nil {
 		return err
 	}
-	defer s.d.leave()
+	defer end()
 	content, err := checkDelta(d)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidBlock, err)

@@ -42,6 +42,10 @@ type blockStore struct {
 	maxSize  int
 }
 
+// maxLinks is how many heads a block may link to: they take half of it at most.
+// More than that remain heads.
+func (s *blockStore) maxLinks() int { return s.maxSize / 2 / linkSize }
+
 // linkSize is at least what one link adds to a block.
 const linkSize = 48
 
@@ -97,6 +101,19 @@ func (s *blockStore) add(ctx context.Context, b *block) error {
 	return nil
 }
 
+// addAll stores blocks, or none of them.
+func (s *blockStore) addAll(ctx context.Context, blocks []*block) error {
+	for i, b := range blocks {
+		if err := s.add(ctx, b); err != nil {
+			for _, b := range blocks[:i] {
+				_ = s.remove(ctx, b.id) // an unused block does no harm
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *blockStore) remove(ctx context.Context, id blockID) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -111,6 +128,9 @@ func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) 
 	node, err := from.Get(ctx, id.Cid())
 	if err != nil {
 		return nil, fmt.Errorf("crdt: fetching block %s: %w", id.Cid(), err)
+	}
+	if node == nil {
+		return nil, fmt.Errorf("crdt: the DAG service gave nothing for block %s", id.Cid())
 	}
 	return s.decode(id, node)
 }

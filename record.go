@@ -37,6 +37,9 @@ type record struct {
 	// several live versions: id is not known, and the winner's version is
 	// among the losers as well.
 	unresolved bool
+	// blockless is set when the winner's block has been purged: the value must
+	// be kept when the version loses.
+	blockless bool
 }
 
 // A stored record is a header of fixed size, so that the size of a value can
@@ -49,7 +52,8 @@ const (
 	flagRecord     = 1 << 0 // always set
 	flagLosers     = 1 << 1
 	flagUnresolved = 1 << 2
-	knownFlags     = flagRecord | flagLosers | flagUnresolved
+	flagBlockless  = 1 << 3
+	knownFlags     = flagRecord | flagLosers | flagUnresolved | flagBlockless
 )
 
 var errBadRecord = errors.New("crdt: the store holds a malformed record")
@@ -62,6 +66,9 @@ func (r *record) encode() []byte {
 	}
 	if r.unresolved {
 		b[0] |= flagUnresolved
+	}
+	if r.blockless {
+		b[0] |= flagBlockless
 	}
 	binary.BigEndian.PutUint64(b[1:], r.priority)
 	copy(b[9:], r.id[:])
@@ -78,6 +85,7 @@ func decodeRecord(b []byte) (*record, error) {
 		version:    version{id: blockID(b[9:recordHeader]), priority: binary.BigEndian.Uint64(b[1:]), value: value},
 		losers:     b[0]&flagLosers != 0,
 		unresolved: b[0]&flagUnresolved != 0,
+		blockless:  b[0]&flagBlockless != 0,
 	}, nil
 }
 
@@ -133,7 +141,7 @@ func decodeLoser(id blockID, b []byte) (*loser, error) {
 
 // same tells whether two records would be stored alike.
 func (r *record) same(o *record) bool {
-	return r.id == o.id && r.losers == o.losers && r.unresolved == o.unresolved && sameValue(&r.version, &o.version)
+	return r.id == o.id && r.losers == o.losers && r.unresolved == o.unresolved && r.blockless == o.blockless && sameValue(&r.version, &o.version)
 }
 
 func sameValue(v, w *version) bool {

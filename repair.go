@@ -16,6 +16,7 @@ import (
 // versions may have them, and then are marked dirty.
 type repairer struct {
 	*committer
+	walker *walker
 	log    logging.StandardLogger
 	marked atomic.Uint64 // counts MarkDirty
 }
@@ -25,10 +26,11 @@ type repairer struct {
 // well it marks the datastore clean; when blocks could not be had, it returns
 // an error and leaves the datastore as dirty as it was.
 func (d *Datastore) Repair(ctx context.Context) error {
-	if err := d.enter(); err != nil {
+	ctx, end, err := d.begin(ctx)
+	if err != nil {
 		return err
 	}
-	defer d.leave()
+	defer end()
 	return d.repairer.repair(ctx)
 }
 
@@ -110,6 +112,7 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	if len(found) > 0 {
 		r.log.Infof("repair merged %d blocks", len(found))
+		r.walker.lookAgain() // what these link to may be missing as well
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])

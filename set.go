@@ -128,6 +128,7 @@ func (c *setChange) load(ctx context.Context, key string) (*keyChange, error) {
 	}
 	if k.before != nil {
 		k.win, k.unresolved, k.losersStored = &k.before.version, k.before.unresolved, k.before.losers
+		k.blockless = k.before.blockless
 	}
 	c.keys[key] = k
 	c.order = append(c.order, k)
@@ -250,12 +251,18 @@ func contenders(losers []*loser) []*loser {
 	return top
 }
 
-// keepValue stores the value of a losing version with it, because its block is
-// about to go.
+// keepValue sees to it that a version, if it is live, does not need its block
+// any more, because that is about to go.
 func (c *setChange) keepValue(ctx context.Context, key string, l *loser) error {
 	k, err := c.load(ctx, key)
-	if err != nil || !k.losersStored {
+	if err != nil {
 		return err
+	}
+	if k.wonBy(l.id) {
+		k.blockless = true
+	}
+	if !k.losersStored {
+		return nil
 	}
 	found, err := c.store.Has(ctx, c.store.keys.loser(key, l.id))
 	if found {
@@ -296,6 +303,7 @@ type keyChange struct {
 	win          *version // the winner now; nil: none, or open
 	open         bool     // the winner is gone, and must be chosen among the losers
 	unresolved   bool     // as in record
+	blockless    bool     // likewise
 	losersStored bool     // rows of losers may be in the store
 	noneLeft     bool     // but it is known that none will be left
 	displaced    bool     // the version in before was removed, not just beaten
@@ -332,10 +340,10 @@ func (k *keyChange) add(v version) {
 	default:
 		// An unresolved winner stands among the losers already.
 		if !k.unresolved && !k.wonBy(v.id) {
-			k.lose(*k.win)
+			k.setLoser(k.win.id, &loser{version: *k.win, known: true, keep: k.blockless})
 		}
 		delete(k.losers, v.id) // from the same delta
-		k.win, k.unresolved = &v, false
+		k.win, k.unresolved, k.blockless = &v, false, false
 	}
 }
 
@@ -347,7 +355,7 @@ func (k *keyChange) remove(id blockID) {
 		k.displaced = true
 	}
 	if k.unresolved || k.wonBy(id) {
-		k.win, k.open, k.unresolved = nil, true, false
+		k.win, k.open, k.unresolved, k.blockless = nil, true, false, false
 	}
 }
 
@@ -362,7 +370,7 @@ func (k *keyChange) crown(candidates []*loser) {
 	}
 	k.noneLeft = len(candidates) <= 1
 	if best != nil {
-		k.win = &best.version
+		k.win, k.blockless = &best.version, best.keep
 		delete(k.losers, best.id)
 		if best.stored {
 			k.setLoser(best.id, nil)
@@ -385,7 +393,7 @@ func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
 	}
 	switch {
 	case k.win != nil:
-		r := &record{version: *k.win, losers: live || k.losersStored && !k.noneLeft, unresolved: k.unresolved}
+		r := &record{version: *k.win, losers: live || k.losersStored && !k.noneLeft, unresolved: k.unresolved, blockless: k.blockless}
 		if k.before == nil || !k.before.same(r) {
 			rows = append(rows, row{key: keys.record(k.key), value: r.encode()})
 		}
@@ -400,7 +408,7 @@ func (k *keyChange) event() (e event, changed bool) {
 	e = event{key: k.key, deleted: k.before != nil && (k.win == nil || k.displaced)}
 	if k.win != nil {
 		e.put = k.before == nil || k.displaced || !k.stillWins(k.before)
-		e.value = k.win.value
+		e.value = slices.Clone(k.win.value) // the caller of Put may reuse its own
 	}
 	return e, e.put || e.deleted
 }

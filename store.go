@@ -103,7 +103,7 @@ func (s *rowStore) rows(ctx context.Context, prefix string, keysOnly bool, limit
 // any tells whether there is a row under a prefix.
 func (s *rowStore) any(ctx context.Context, prefix string) (bool, error) {
 	for _, err := range s.rows(ctx, prefix, true, 1) {
-		return err == nil, err
+		return true, err // an error leaves it open
 	}
 	return false, nil
 }
@@ -120,6 +120,11 @@ func (s *rowStore) write(ctx context.Context, rows []row) error {
 	}
 	if err := s.Put(ctx, s.keys.redo, redo); err != nil {
 		return err
+	}
+	// Once the redo row stands, the commit will be made: better now than when
+	// the next one comes.
+	if s.finish(ctx, rows) == nil {
+		return nil
 	}
 	return s.finish(ctx, rows)
 }

@@ -41,6 +41,7 @@ type walker struct {
 	blocks     *blockStore
 	log        logging.StandardLogger
 	arrivals   chan<- *arrival
+	again      chan struct{} // holds a token while the queue rows must be read
 	slots      int
 	maxBackoff time.Duration
 	workers    sync.WaitGroup
@@ -50,9 +51,10 @@ type walker struct {
 	rotation  list.List // of *walk: those with waiting jobs, next first
 	announced list.List // of *job: announced blocks, oldest first
 	slow      list.List // of *job: requests without a slot, oldest first
+	failing   list.List // of *job: parked, with a queue row, longest first
 	running   int       // requests with a slot
 	latency   time.Duration
-	spilled   bool // the store has queue rows that are not in jobs
+	spill     *time.Timer // set while the store has queue rows that are not in jobs
 	kicked    time.Time
 }
 
@@ -77,6 +79,7 @@ type job struct {
 	state   jobState
 	element *list.Element // in announced
 	slow    *list.Element // in slow
+	failing *list.Element // in failing
 	cancel  context.CancelFunc
 	retry   *time.Timer
 }
@@ -105,6 +108,7 @@ func newWalker(ctx context.Context, blocks *blockStore, opts *Options, arrivals 
 		blocks:     blocks,
 		log:        opts.Logger,
 		arrivals:   arrivals,
+		again:      make(chan struct{}, 1),
 		slots:      opts.NumWorkers * fetchesPerWorker,
 		maxBackoff: opts.RebroadcastInterval,
 		jobs:       make(map[blockID]*job),
@@ -148,23 +152,31 @@ func (w *walker) wantLocked(wk *walk, c wanted) {
 		w.unlistLocked(j)
 		return
 	}
-	if len(w.jobs) >= maxJobs && !w.spillLocked() {
-		w.spilled = true
-		return
+	if len(w.jobs) >= maxJobs {
+		// The newcomer may be had; those that failed stay in the store.
+		w.lookLaterLocked()
+		if w.failing.Len() == 0 {
+			return
+		}
+		w.dropLocked(w.failing.Front().Value.(*job))
 	}
 	w.addLocked(wk, c, true)
 }
 
-// spillLocked makes room for one job by leaving a failing one to the store.
-func (w *walker) spillLocked() bool {
-	for _, j := range w.jobs {
-		if j.state == parked && j.queued {
-			w.spilled = true
-			w.dropLocked(j)
-			return true
-		}
+// lookLaterLocked has the queue rows read again after a while.
+func (w *walker) lookLaterLocked() {
+	if w.spill == nil {
+		w.spill = time.AfterFunc(w.maxBackoff, w.lookAgain)
 	}
-	return false
+}
+
+// lookAgain has the merger call resume: the store may have queue rows that are
+// not in jobs.
+func (w *walker) lookAgain() {
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
 }
 
 func (w *walker) newWalk() *walk {
@@ -230,13 +242,11 @@ func (w *walker) fetch(j *job) {
 	b, err := w.blocks.get(ctx, from, j.id)
 	impatient.Stop()
 	took := time.Since(begun)
-	if err != nil && !isFinal(err) {
-		w.done(j, 0)
-		w.fail(j, err)
-		return
+	if err == nil || isFinal(err) {
+		w.deliver(&arrival{job: j, block: b, err: err})
+		err = nil
 	}
-	w.deliver(&arrival{job: j, block: b, err: err})
-	w.done(j, took)
+	w.done(j, took, err)
 }
 
 // prepare says where to get a block from and how long to be patient. A block
@@ -255,9 +265,15 @@ func (w *walker) prepare(j *job, cancel context.CancelFunc) (ipld.NodeGetter, ti
 // deliver blocks while the merger is behind, which in turn holds the slot.
 func (w *walker) deliver(a *arrival) {
 	w.mu.Lock()
-	a.job.state = arrived
-	w.unlistLocked(a.job)
+	given := a.job.state == running
+	if given {
+		a.job.state = arrived
+		w.unlistLocked(a.job)
+	}
 	w.mu.Unlock()
+	if !given {
+		return // dropped meanwhile
+	}
 	select {
 	case w.arrivals <- a:
 	case <-w.ctx.Done():
@@ -279,8 +295,8 @@ func (w *walker) yieldSlot(j *job) {
 	w.startLocked()
 }
 
-// done frees what a request held. took is how long it took to succeed, or 0.
-func (w *walker) done(j *job, took time.Duration) {
+// done frees what a request held, and parks its job if it failed.
+func (w *walker) done(j *job, took time.Duration, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if j.slow != nil {
@@ -289,16 +305,23 @@ func (w *walker) done(j *job, took time.Duration) {
 	} else {
 		w.running--
 	}
-	if took > 0 {
+	if err != nil {
+		w.failLocked(j, err)
+	} else {
 		w.latency += (took - w.latency) / 8
 	}
 	w.startLocked()
 }
 
-// fail parks a job until it is worth another try.
+// fail parks a job that could not be merged.
 func (w *walker) fail(j *job, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.failLocked(j, err)
+}
+
+// failLocked parks a job until it is worth another try.
+func (w *walker) failLocked(j *job, err error) {
 	if j.state == dropped || w.ctx.Err() != nil {
 		return
 	}
@@ -311,6 +334,9 @@ func (w *walker) fail(j *job, err error) {
 	w.log.Debugf("block %s, attempt %d: %s", j.id.Cid(), j.attempts, err)
 	j.state = parked
 	j.retry = time.AfterFunc(w.backoff(j.attempts), func() { w.unpark(j) })
+	if j.queued {
+		j.failing = w.failing.PushBack(j)
+	}
 }
 
 func (w *walker) backoff(attempts int) time.Duration {
@@ -327,6 +353,7 @@ func (w *walker) unpark(j *job) {
 
 func (w *walker) unparkLocked(j *job) {
 	if j.state == parked {
+		w.unlistLocked(j)
 		j.retry.Stop()
 		w.enqueueLocked(j)
 	}
@@ -389,11 +416,21 @@ func (w *walker) unlistLocked(j *job) {
 		w.announced.Remove(j.element)
 		j.element = nil
 	}
+	if j.failing != nil {
+		w.failing.Remove(j.failing)
+		j.failing = nil
+	}
 }
 
 func (w *walker) endIfDone(wk *walk) {
-	if wk.jobs == 0 {
-		wk.end()
+	if wk.jobs > 0 {
+		return
+	}
+	wk.end()
+	wk.waiting = nil // jobs that were dropped before their turn
+	if wk.element != nil {
+		w.rotation.Remove(wk.element)
+		wk.element = nil
 	}
 }
 
@@ -402,13 +439,6 @@ func (w *walker) len() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.jobs)
-}
-
-// needsRefill tells whether jobs that were left to the store can be taken up.
-func (w *walker) needsRefill() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.spilled && len(w.jobs) < maxJobs/2
 }
 
 // resume takes up what the store has queued: all of it, or a random part, so
@@ -434,7 +464,11 @@ func (w *walker) resume(ctx context.Context, store *rowStore) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.spilled = seen > len(sample)
+	w.spill = nil
+	if seen > len(sample) {
+		w.lookLaterLocked()
+		w.forgetFailingLocked()
+	}
 	wk := w.newWalk()
 	for _, c := range sample {
 		w.wantLocked(wk, c)
@@ -444,9 +478,19 @@ func (w *walker) resume(ctx context.Context, store *rowStore) error {
 	return nil
 }
 
+// forgetFailingLocked makes room for others that may be had.
+func (w *walker) forgetFailingLocked() {
+	for w.failing.Len() > 0 {
+		w.dropLocked(w.failing.Front().Value.(*job))
+	}
+}
+
 // stop waits for the requests in flight. The context has ended.
 func (w *walker) stop() {
 	w.mu.Lock()
+	if w.spill != nil {
+		w.spill.Stop()
+	}
 	for _, j := range w.jobs {
 		w.dropLocked(j)
 	}
