@@ -195,7 +195,9 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if !broken && m.missing > 0 {
 		return c.hold(ctx, b.id, m)
 	}
-	c.settle(b.id, m, broken)
+	if err := c.settle(ctx, b.id, m, broken); err != nil {
+		return err
+	}
 	if b.covered {
 		c.heads.remove(b.id)
 	}
@@ -236,21 +238,34 @@ func (c *dagChange) hold(ctx context.Context, id blockID, m *mark) error {
 			c.roots.remove(link)
 		}
 	}
-	above, err := c.parents(ctx, id)
-	if err == nil && len(above) == 0 {
+	above, err := c.hasPendingParent(ctx, id)
+	if err == nil && !above {
 		c.roots.add(id, m.tip)
 	}
 	return err
 }
 
+func (c *dagChange) hasPendingParent(ctx context.Context, id blockID) (bool, error) {
+	parents, err := c.parents(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range parents {
+		if m, err := c.mark(ctx, p); err != nil || m.state == pending {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // settle makes a block complete, or stranded when it is broken. A complete
 // block is a head in the place of the heads it links to.
-func (c *dagChange) settle(id blockID, m *mark, broken bool) {
+func (c *dagChange) settle(ctx context.Context, id blockID, m *mark, broken bool) error {
 	c.roots.remove(id)
 	c.news = append(c.news, id)
 	if broken {
 		c.setMark(id, &mark{state: stranded})
-		return
+		return c.uncover(ctx, m.links)
 	}
 	c.setMark(id, &mark{state: complete, tip: m.tip})
 	c.completed = append(c.completed, id)
@@ -260,6 +275,21 @@ func (c *dagChange) settle(id blockID, m *mark, broken bool) {
 		}
 	}
 	c.heads.add(id, m.tip)
+	return nil
+}
+
+// uncover makes roots of the pending blocks below one that is stranded.
+func (c *dagChange) uncover(ctx context.Context, links []blockID) error {
+	for _, link := range links {
+		child, err := c.mark(ctx, link)
+		if err != nil {
+			return err
+		}
+		if child.state == pending {
+			c.roots.add(link, child.tip)
+		}
+	}
+	return nil
 }
 
 // refuse marks a block that will never be merged.
@@ -326,16 +356,13 @@ func (c *dagChange) tell(ctx context.Context, parent, child blockID) error {
 		return err
 	}
 	if c.marks[child].state != complete {
-		c.settle(parent, p, true)
-		return nil
+		return c.settle(ctx, parent, p, true)
 	}
 	left := *p
-	left.missing--
-	if left.missing == 0 {
-		c.settle(parent, &left, false)
-	} else {
-		c.setMark(parent, &left)
+	if left.missing--; left.missing == 0 {
+		return c.settle(ctx, parent, &left, false)
 	}
+	c.setMark(parent, &left)
 	return nil
 }
 
