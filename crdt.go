@@ -305,11 +305,21 @@ func (d *Datastore) Close() error {
 	}()
 	select {
 	case <-done:
-		return d.store.Delete(context.Background(), d.store.keys.open)
+		return d.settleStore(context.Background())
 	case <-time.After(closeTimeout):
 		d.stop()
 		return fmt.Errorf("crdt: not closed cleanly: after %s there was still something running", closeTimeout)
 	}
+}
+
+// settleStore leaves the store as the next New expects it.
+func (d *Datastore) settleStore(ctx context.Context) error {
+	if d.stale { // nobody else commits any more
+		if err := d.store.recover(ctx); err != nil {
+			return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
+		}
+	}
+	return d.store.Delete(ctx, d.store.keys.open)
 }
 
 func (d *Datastore) shutDown() {

@@ -135,7 +135,8 @@
 //
 //	byte 0       flags: 1 always set, 2 there may be losers, 4 migrated from an
 //	             older format with several live versions and not resolved yet:
-//	             the winner is among the losers too, and its id is not known
+//	             the winner is among the losers too, and its id is not known;
+//	             8 the winner's block has been purged
 //	bytes 1-8    the winner's priority, big endian
 //	bytes 9-40   the winner's block: the bare SHA2-256 digest
 //	bytes 41-    the value
