@@ -120,7 +120,7 @@ func killAfter(t *testing.T, writes int64, batching bool) {
 	if !batching {
 		store = plainStore{mortal}
 	}
-	r := net.newReplicaOn(t, store)
+	r := net.newReplicaOn(t, store, silent)
 	rng := rand.New(rand.NewPCG(uint64(writes), 3))
 	mortal.left.Store(writes)
 	kept := make(map[string]string)
@@ -159,7 +159,7 @@ func TestStoreThatFailsForAWhile(t *testing.T) {
 	other := net.newReplica(t)
 	mortal := &mortalStore{Batching: newAtomicStore()}
 	mortal.left.Store(1 << 40)
-	r := net.newReplicaOn(t, mortal)
+	r := net.newReplicaOn(t, mortal, silent)
 	r.put("/before", "v")
 	mortal.left.Store(0)
 	if err := r.Put(ctx, ds.NewKey("/failed"), nil); !errors.Is(err, errDied) {

@@ -90,6 +90,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 	d.build(ctx, bcast)
 	if err := d.prepare(ctx); err != nil {
 		stop()
+		d.walker.stop()
 		return nil, err
 	}
 	d.start(ctx, bcast)
@@ -104,7 +105,6 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.writer = &writer{committer: d.committer, announcer: d.announcer, maxDelta: d.opts.MaxBatchDeltaSize}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, arrivals: arrivals}
 	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
-	d.committer.reloaded = d.walker.lookAgain
 }
 
 // prepare brings the store into the shape that the code expects.
@@ -115,6 +115,10 @@ func (d *Datastore) prepare(ctx context.Context) error {
 	if err := d.reload(ctx); err != nil {
 		return err
 	}
+	if err := d.walker.resume(ctx, d.store); err != nil {
+		return fmt.Errorf("crdt: reading what is missing: %w", err)
+	}
+	d.reloaded = d.walker.lookAgain
 	return d.store.Put(ctx, d.store.keys.open, []byte{})
 }
 

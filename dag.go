@@ -19,9 +19,13 @@ type mark struct {
 	missing uint64
 	tip     HeadValue
 	links   []blockID
+	covered bool // it is below a complete block, and must not become a head
 }
 
 type markState byte
+
+// coveredBit is set in the stored state of a covered block.
+const coveredBit = 1 << 7
 
 const (
 	unknown  markState = iota // not merged, no row
@@ -46,6 +50,9 @@ func (m *mark) encode() []byte {
 	if m.state != pending {
 		return b
 	}
+	if m.covered {
+		b[0] |= coveredBit
+	}
 	b = binary.AppendUvarint(b, m.missing)
 	b = binary.AppendUvarint(b, m.tip.Height)
 	b = binary.AppendUvarint(b, uint64(len(m.tip.DAGName)))
@@ -60,7 +67,7 @@ func decodeMark(b []byte) (*mark, error) {
 	if len(b) == 0 {
 		return &mark{state: complete}, nil
 	}
-	m := &mark{state: markState(b[0])}
+	m := &mark{state: markState(b[0] &^ coveredBit), covered: b[0]&coveredBit != 0}
 	switch m.state {
 	case refused, stranded:
 		return m, nil
@@ -173,7 +180,7 @@ func (c *dagChange) height(dagName string) uint64 {
 // merge puts a block in its place: a head when all below it is complete, a
 // root while something is missing.
 func (c *dagChange) merge(ctx context.Context, b *block) error {
-	m := &mark{tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, links: b.links}
+	m := &mark{tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, links: b.links, covered: b.covered}
 	c.unqueue(b)
 	broken := false
 	for i, link := range b.links {
@@ -195,13 +202,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if !broken && m.missing > 0 {
 		return c.hold(ctx, b.id, m)
 	}
-	if err := c.settle(ctx, b.id, m, broken); err != nil {
-		return err
-	}
-	if b.covered {
-		c.heads.remove(b.id)
-	}
-	return nil
+	return c.settle(ctx, b.id, m, broken)
 }
 
 // unqueue removes the queue row of a block that is here now.
@@ -239,7 +240,7 @@ func (c *dagChange) hold(ctx context.Context, id blockID, m *mark) error {
 		}
 	}
 	above, err := c.hasPendingParent(ctx, id)
-	if err == nil && !above {
+	if err == nil && !above && !m.covered {
 		c.roots.add(id, m.tip)
 	}
 	return err
@@ -274,7 +275,9 @@ func (c *dagChange) settle(ctx context.Context, id blockID, m *mark, broken bool
 			c.heads.remove(link)
 		}
 	}
-	c.heads.add(id, m.tip)
+	if !m.covered {
+		c.heads.add(id, m.tip)
+	}
 	return nil
 }
 

@@ -3,7 +3,9 @@ package crdt
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -412,7 +414,19 @@ func TestTraverseAndDraw(t *testing.T) {
 	if arrows := strings.Count(dot.String(), "->"); arrows != 9+9+2+4 {
 		t.Errorf("%d arrows in\n%s", arrows, dot.String())
 	}
+
+	stdout := os.Stdout
+	defer func() { os.Stdout = stdout }()
+	read, write, err := os.Pipe()
+	a.must(err)
+	os.Stdout = write
 	a.must(a.PrintDAG(ctx))
+	a.must(write.Close())
+	printed, err := io.ReadAll(read)
+	a.must(err)
+	if lines := bytes.Count(printed, []byte("\n")); lines != 21 {
+		t.Errorf("%d lines printed, want one for each of 21 blocks", lines)
+	}
 }
 
 func TestRepairMergesWhatWasMissed(t *testing.T) {

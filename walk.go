@@ -166,7 +166,7 @@ func (w *walker) wantLocked(wk *walk, c wanted) {
 // lookLaterLocked has the queue rows read again after a while.
 func (w *walker) lookLaterLocked() {
 	if w.spill == nil {
-		w.spill = time.AfterFunc(w.maxBackoff, w.lookAgain)
+		w.spill = time.AfterFunc(max(w.maxBackoff, time.Second), w.lookAgain)
 	}
 }
 
