@@ -414,92 +414,118 @@ func converge(t *testing.T, replicas ...*replica) map[string]string {
 // complete, and the records are those that the merged blocks amount to.
 func checkStore(t *testing.T, r *replica) {
 	t.Helper()
-	ctx := context.Background()
-	keys := r.Datastore.store.keys
 	for _, e := range r.rowsUnder("/bs") {
 		t.Errorf("row %s is left after Close", e.Key)
 	}
-	marks := make(map[blockID]*mark)
-	for _, e := range r.rowsUnder("/b") {
-		_, id, ok := splitID(e.Key)
-		m, err := decodeMark(e.Value)
-		if !ok || err != nil {
-			t.Errorf("bad block row %s: %v", e.Key, err)
-			continue
-		}
-		marks[id] = m
-	}
 	var f frontier
-	if err := f.load(ctx, r.Datastore.store); err != nil {
+	if err := f.load(context.Background(), r.Datastore.store); err != nil {
 		t.Error(err)
 		return
 	}
 	heads, roots := f.get()
-	covered := make(map[blockID]bool)
-	var cover func(id blockID, from string)
-	cover = func(id blockID, from string) {
-		if covered[id] {
-			return
-		}
-		raw := r.node.blocks[id.Cid()]
-		if marks[id] == nil || !marks[id].state.merged() || raw == nil {
-			if from == "head" {
-				t.Errorf("block %s below a head is not merged or not here", id.Cid())
-			}
-			return
-		}
-		if from == "head" && marks[id].state != complete {
-			t.Errorf("block %s below a head is in state %d", id.Cid(), marks[id].state)
-		}
-		covered[id] = true
-		b, err := r.Datastore.blocks.parse(id, raw)
-		if err != nil {
-			t.Errorf("merged block %s: %s", id.Cid(), err)
-			return
-		}
-		for _, link := range b.links {
-			cover(link, from)
-		}
-	}
+	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), covered: make(map[blockID]bool)}
+	c.readMarks()
 	for id := range heads {
-		cover(id, "head")
+		c.cover(id, true)
 	}
 	for id := range roots {
-		cover(id, "root")
+		c.cover(id, false)
 	}
+	c.checkPairs()
+	if len(roots) == 0 && !anyStranded(c.marks) {
+		c.checkNothingWaits()
+	}
+}
+
+type storeCheck struct {
+	t       *testing.T
+	r       *replica
+	marks   map[blockID]*mark
+	covered map[blockID]bool
+}
+
+func (c *storeCheck) readMarks() {
+	for _, e := range c.r.rowsUnder("/b") {
+		_, id, ok := splitID(e.Key)
+		m, err := decodeMark(e.Value)
+		if !ok || err != nil {
+			c.t.Errorf("bad block row %s: %v", e.Key, err)
+			continue
+		}
+		c.marks[id] = m
+	}
+}
+
+// block returns a block that is here, or nil.
+func (c *storeCheck) block(id blockID) *block {
+	raw := c.r.node.blocks[id.Cid()]
+	if raw == nil {
+		return nil
+	}
+	b, err := c.r.Datastore.blocks.parse(id, raw)
+	if err != nil {
+		c.t.Errorf("merged block %s: %s", id.Cid(), err)
+		return nil
+	}
+	return b
+}
+
+// cover goes down from a head, below which all must be complete, or a root.
+func (c *storeCheck) cover(id blockID, head bool) {
+	if c.covered[id] {
+		return
+	}
+	m := c.marks[id]
+	merged := m != nil && m.state.merged()
+	if head && (!merged || m.state != complete || c.r.node.blocks[id.Cid()] == nil) {
+		c.t.Errorf("block %s below a head is not complete or not here", id.Cid())
+	}
+	if !merged {
+		return
+	}
+	c.covered[id] = true
+	if b := c.block(id); b != nil {
+		for _, link := range b.links {
+			c.cover(link, head)
+		}
+	}
+}
+
+// checkPairs holds the records against the plain model, unless blocks were
+// purged, and with them what the model would be built from.
+func (c *storeCheck) checkPairs() {
 	model := make(modelSet)
-	for id, m := range marks {
+	for id, m := range c.marks {
 		if !m.state.merged() {
 			continue
 		}
-		if !covered[id] && m.state != stranded && len(r.node.blocks) > 0 && r.node.blocks[id.Cid()] != nil {
-			t.Errorf("merged block %s is not below any head or root", id.Cid())
+		b := c.block(id)
+		if b == nil {
+			return
 		}
-		if raw := r.node.blocks[id.Cid()]; raw != nil {
-			b, _ := r.Datastore.blocks.parse(id, raw)
-			model.merge(b)
-		} else {
-			return // purged: the model cannot be built
+		if !c.covered[id] && m.state != stranded {
+			c.t.Errorf("merged block %s is not below any head or root", id.Cid())
 		}
+		model.merge(b)
 	}
-	want := model.pairs()
 	got := make(map[string]string)
-	for _, e := range r.rowsUnder("/s/r") {
+	for _, e := range c.r.rowsUnder("/s/r") {
 		rec, err := decodeRecord(e.Value)
 		if err != nil {
-			t.Errorf("record %s: %s", e.Key, err)
+			c.t.Errorf("record %s: %s", e.Key, err)
 			continue
 		}
-		got[e.Key[len(keys.records):]] = string(rec.value)
+		got[e.Key[len(c.r.Datastore.store.keys.records):]] = string(rec.value)
 	}
-	if !maps.Equal(got, want) {
-		t.Errorf("the store holds %d records that differ from the %d pairs that its blocks amount to\nhas  %.500s\nwant %.500s", len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
+	if want := model.pairs(); !maps.Equal(got, want) {
+		c.t.Errorf("the store holds %d records that differ from the %d pairs that its blocks amount to\nhas  %.500s\nwant %.500s", len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
 	}
-	if len(roots) == 0 {
-		for _, prefix := range []string{"/q", "/p", "/w"} {
-			if rows := r.rowsUnder(prefix); len(rows) > 0 && !anyStranded(marks) {
-				t.Errorf("%d rows are left under %s, such as %s", len(rows), prefix, rows[0].Key)
-			}
+}
+
+func (c *storeCheck) checkNothingWaits() {
+	for _, prefix := range []string{"/q", "/p", "/w"} {
+		if rows := c.r.rowsUnder(prefix); len(rows) > 0 {
+			c.t.Errorf("%d rows are left under %s, such as %s", len(rows), prefix, rows[0].Key)
 		}
 	}
 }
