@@ -56,6 +56,9 @@ func (t tips) of(dagName string) []blockID {
 	return sortIDs(ids)
 }
 
+// ids returns the tips of all DAGs, in the order of their ids.
+func (t tips) ids() []blockID { return sortIDs(slices.Collect(maps.Keys(t))) }
+
 func sortIDs(ids []blockID) []blockID {
 	slices.SortFunc(ids, func(a, b blockID) int { return slices.Compare(a[:], b[:]) })
 	return ids

@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 
 	logging "github.com/ipfs/go-log/v2"
@@ -154,9 +155,7 @@ func valuesOf(group []*arrival) map[versionName]*loser {
 	}
 	all := make(map[versionName]*loser)
 	for _, a := range group {
-		for n, l := range a.values {
-			all[n] = l
-		}
+		maps.Copy(all, a.values)
 	}
 	return all
 }

@@ -126,11 +126,7 @@ func (r *repairer) repair(ctx context.Context) error {
 // findUnmerged returns the blocks below the heads that have not been merged.
 func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []error) {
 	heads, _ := r.frontier.get()
-	tops := make([]blockID, 0, len(heads))
-	for id := range heads {
-		tops = append(tops, id)
-	}
-	err := r.blocks.traverse(ctx, tops, func(id blockID, b *block, err error) error {
+	err := r.blocks.traverse(ctx, heads.ids(), func(id blockID, b *block, err error) error {
 		known, lookErr := r.store.Has(ctx, r.store.keys.block(id))
 		switch {
 		case lookErr != nil:
