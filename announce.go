@@ -21,6 +21,10 @@ const (
 	// stays below the 1 MiB that pubsub carries.
 	maxHeadsPerMessage = 2048
 
+	// maxInlineBytes bounds the blocks in one message, and those that wait to be
+	// announced. The others are announced without their bytes.
+	maxInlineBytes = 256 << 10
+
 	// broadcastTimeout bounds each Broadcast call, and retryPause is how long
 	// to wait after one that failed.
 	broadcastTimeout = 30 * time.Second
@@ -39,12 +43,24 @@ type announcer struct {
 	frontier *frontier
 	delay    time.Duration // Options.BroadcastBatchDelay
 	interval time.Duration // Options.RebroadcastInterval
+	inline   int           // the largest block that goes along, in bytes
 
 	wake chan struct{} // holds a token while there is something to announce
 
 	mu      sync.Mutex
-	pending map[blockID]bool // to be announced
+	pending map[blockID]bool // to be announced, if they are heads still
+	fresh   []*block         // to be announced inline, in the order of their commits
+	size    int              // of fresh, in bytes
 	seen    map[blockID]bool // heads that others announced since the last round
+}
+
+// inlineSize is the size of the largest block that travels inside its
+// announcement.
+func inlineSize(bcast Broadcaster, opts *Options) int {
+	if carrier, ok := bcast.(BlockCarrier); ok && opts.InlineBlockSize == 0 {
+		return carrier.InlineBlockSize()
+	}
+	return opts.InlineBlockSize
 }
 
 func newAnnouncer(ctx context.Context, bcast Broadcaster, f *frontier, opts *Options) *announcer {
@@ -55,6 +71,7 @@ func newAnnouncer(ctx context.Context, bcast Broadcaster, f *frontier, opts *Opt
 		frontier: f,
 		delay:    opts.BroadcastBatchDelay,
 		interval: opts.RebroadcastInterval,
+		inline:   inlineSize(bcast, opts),
 		wake:     make(chan struct{}, 1),
 		pending:  make(map[blockID]bool),
 		seen:     make(map[blockID]bool),
@@ -68,7 +85,12 @@ func (a *announcer) announce(blocks []*block) {
 	}
 	a.mu.Lock()
 	for _, b := range blocks {
-		a.pending[b.id] = true
+		if b.size <= a.inline && a.size+b.size <= maxInlineBytes {
+			a.fresh = append(a.fresh, b)
+			a.size += b.size
+		} else {
+			a.pending[b.id] = true
+		}
 	}
 	a.mu.Unlock()
 	a.poke()
@@ -129,9 +151,9 @@ func (a *announcer) finish(ctx context.Context) {
 	if a.bcast == nil {
 		return
 	}
-	for chunk := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
-		if err := a.send(ctx, chunk); err != nil {
-			a.log.Infof("%d heads were not announced before the end: %s", len(chunk), err)
+	for heads := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
+		if err := a.send(ctx, heads); err != nil {
+			a.log.Infof("%d heads were not announced before the end: %s", len(heads), err)
 		}
 	}
 }
@@ -164,36 +186,42 @@ func (a *announcer) pause(d time.Duration) {
 
 // sendPending announces what is pending. What fails stays pending.
 func (a *announcer) sendPending(ctx context.Context) {
-	heads := a.takePending()
-	for chunk := range slices.Chunk(heads, maxHeadsPerMessage) {
-		if err := a.send(ctx, chunk); err != nil {
-			a.log.Warnf("announcing %d heads, will try again: %s", len(chunk), err)
-			a.putBack(chunk)
+	for heads := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
+		if err := a.send(ctx, heads); err != nil {
+			a.log.Warnf("announcing %d heads, will try again: %s", len(heads), err)
+			a.putBack(heads)
 			a.pause(retryPause)
 		}
 	}
 }
 
-// takePending returns the heads to announce. Blocks that have been built upon
-// need no announcement any more.
-func (a *announcer) takePending() []Head {
-	heads, _ := a.frontier.get()
+// takePending returns what to announce. Blocks that have been built upon need
+// no announcement any more, but those that go inline, oldest first, spare a
+// fetch.
+func (a *announcer) takePending() []*pb.Head {
+	tops, _ := a.frontier.get()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	list := make(tips, len(a.pending))
-	for id := range a.pending {
-		if v, ok := heads[id]; ok {
-			list[id] = v
-		}
+	var heads []*pb.Head
+	for _, b := range a.fresh {
+		delete(a.pending, b.id)
+		heads = append(heads, &pb.Head{Cid: b.id.Cid().Bytes(), DagName: b.delta.dag, Block: b.node.RawData()})
+	}
+	maps.DeleteFunc(a.pending, func(id blockID, _ bool) bool { _, ok := tops[id]; return !ok })
+	for _, id := range sortIDs(slices.Collect(maps.Keys(a.pending))) {
+		heads = append(heads, &pb.Head{Cid: id.Cid().Bytes(), DagName: tops[id].DAGName})
 	}
 	clear(a.pending)
-	return list.list()
+	a.fresh, a.size = nil, 0
+	return heads
 }
 
-func (a *announcer) putBack(heads []Head) {
+// putBack has heads announced again, without their blocks: the message may have
+// been too large.
+func (a *announcer) putBack(heads []*pb.Head) {
 	a.mu.Lock()
 	for _, h := range heads {
-		if id, err := blockIDOf(h.Cid); err == nil {
+		if id, err := blockIDFromBytes(h.GetCid()); err == nil {
 			a.pending[id] = true
 		}
 	}
@@ -201,12 +229,8 @@ func (a *announcer) putBack(heads []Head) {
 	a.poke()
 }
 
-func (a *announcer) send(ctx context.Context, heads []Head) error {
-	msg := &pb.CRDTBroadcast{}
-	for _, h := range heads {
-		msg.Heads = append(msg.Heads, &pb.Head{Cid: h.Cid.Bytes(), DagName: h.DAGName})
-	}
-	data, err := proto.Marshal(msg)
+func (a *announcer) send(ctx context.Context, heads []*pb.Head) error {
+	data, err := proto.Marshal(&pb.CRDTBroadcast{Heads: heads})
 	if err != nil {
 		return err
 	}
@@ -233,6 +257,7 @@ type listener struct {
 	bcast     Broadcaster
 	log       logging.StandardLogger
 	store     *rowStore
+	blocks    *blockStore
 	walker    *walker
 	announcer *announcer
 }
@@ -258,20 +283,20 @@ func (l *listener) run() {
 
 // receive handles one message, which may be anything.
 func (l *listener) receive(data []byte) {
-	ids, err := decodeBroadcast(data)
+	heads, err := decodeBroadcast(data)
 	if err != nil {
 		l.log.Debugf("ignoring a broadcast of %d bytes: %s", len(data), err)
 	}
-	var unknown []blockID
-	for _, id := range ids {
-		known, err := l.store.Has(l.ctx, l.store.keys.block(id))
+	var unknown []announced
+	for _, h := range heads {
+		known, err := l.store.Has(l.ctx, l.store.keys.block(h.id))
 		switch {
 		case err != nil:
-			l.log.Errorf("looking up block %s: %s", id.Cid(), err)
+			l.log.Errorf("looking up block %s: %s", h.id.Cid(), err)
 		case known:
-			l.announcer.sawHead(id)
+			l.announcer.sawHead(h.id)
 		default:
-			unknown = append(unknown, id)
+			unknown = append(unknown, l.open(h))
 		}
 	}
 	if len(unknown) > 0 {
@@ -279,9 +304,30 @@ func (l *listener) receive(data []byte) {
 	}
 }
 
+// An announced block may come with its announcement.
+type announced struct {
+	id    blockID
+	raw   []byte
+	block *block // from raw, if that is the block
+	err   error  // why the block is to be refused
+}
+
+// open reads the block that came along. Bytes that are not those of the block
+// say nothing about it: it is fetched.
+func (l *listener) open(h announced) announced {
+	if len(h.raw) == 0 {
+		return h
+	}
+	b, err := l.blocks.decode(h.id, h.raw)
+	if err == nil || isFinal(err) {
+		h.block, h.err = b, err
+	}
+	return h
+}
+
 // decodeBroadcast returns the blocks that a message announces: a CRDTBroadcast,
 // or, from old peers, the bytes of one CID. Heads that cannot be are left out.
-func decodeBroadcast(data []byte) ([]blockID, error) {
+func decodeBroadcast(data []byte) ([]announced, error) {
 	var msg pb.CRDTBroadcast
 	if err := proto.Unmarshal(data, &msg); err != nil {
 		c, castErr := cid.Cast(data)
@@ -292,21 +338,29 @@ func decodeBroadcast(data []byte) ([]blockID, error) {
 		if err != nil {
 			return nil, err
 		}
-		return []blockID{id}, nil
+		return []announced{{id: id}}, nil
 	}
-	ids := make(map[blockID]bool)
-	var err error
-	for _, h := range msg.GetHeads() {
+	return announcedIn(msg.GetHeads())
+}
+
+func announcedIn(heads []*pb.Head) (list []announced, err error) {
+	seen := make(map[blockID]bool)
+	for _, h := range heads {
 		id, e := blockIDFromBytes(h.GetCid())
 		if e != nil {
 			err = e
 			continue
 		}
-		if ids[id] = true; len(ids) == maxHeadsPerMessage {
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		list = append(list, announced{id: id, raw: h.GetBlock()})
+		if len(list) == maxHeadsPerMessage {
 			break
 		}
 	}
-	return slices.Collect(maps.Keys(ids)), err
+	return list, err
 }
 
 func blockIDFromBytes(b []byte) (blockID, error) {

@@ -86,8 +86,7 @@ type pendingWrite struct {
 // arrival, and publishes one delta for it.
 type writer struct {
 	*committer
-	announcer *announcer
-	maxDelta  int
+	maxDelta int
 
 	mu    sync.Mutex
 	queue []*pendingWrite
@@ -144,11 +143,7 @@ func (w *writer) lead(ctx context.Context) {
 			close(p.done)
 		}
 	}()
-	var blocks []*block
-	blocks, err = w.commitGroup(ctx, group)
-	if err == nil {
-		w.announcer.announce(blocks)
-	}
+	err = w.commitGroup(ctx, group)
 	w.hooks.run()
 }
 
@@ -168,24 +163,24 @@ func (w *writer) take() []*pendingWrite {
 
 // commitGroup commits the writes of a group and gives the turn back. The error
 // is that of all; a write that is at fault alone gets its own and is left out.
-func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) ([]*block, error) {
+func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
 	defer w.release()
 	if len(group) == 0 {
-		return nil, nil
+		return nil
 	}
 	c, err := w.beginLocked(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	room := w.blocks.room("", len(c.links(""))+1)
 	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.publish(ctx, deltas); err != nil {
-		return nil, err
+		return err
 	}
-	return c.made, c.finish(ctx)
+	return c.finish(ctx)
 }
 
 // fold joins the changes of a group, in order, without those that do not fit.

@@ -28,6 +28,17 @@ type Broadcaster interface {
 	Next(context.Context) ([]byte, error)
 }
 
+// A BlockCarrier is a Broadcaster whose messages may well be some KiB long. A
+// small block then travels inside the announcement of it, and those who hear it
+// need not fetch it. Implementing it is optional; Options.InlineBlockSize
+// takes precedence.
+type BlockCarrier interface {
+	// InlineBlockSize returns how large a block may be to travel so, in bytes.
+	// It is called once. The messages remain below 1 MiB, but hold several
+	// blocks when writes come faster than Broadcast takes messages.
+	InlineBlockSize() int
+}
+
 // A JoinNotifier is a Broadcaster that knows when peers come. The datastore
 // announces its heads at once when one does, so that a newcomer need not wait
 // for the next rebroadcast. Implementing it is optional.

@@ -9,11 +9,12 @@ import (
 // commit: the holder of the turn builds it in memory and writes it as one
 // batch.
 type committer struct {
-	store    *rowStore
-	blocks   *blockStore
-	frontier *frontier
-	hooks    *hookQueue
-	reloaded func() // called when the store may have rows that nobody knows of
+	store     *rowStore
+	blocks    *blockStore
+	frontier  *frontier
+	hooks     *hookQueue
+	reloaded  func()         // called when the store may have rows that nobody knows of
+	published func([]*block) // called with new blocks, in commit order; must not block
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
@@ -25,7 +26,8 @@ type committer struct {
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips), reloaded: func() {}}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips)}
+	c.reloaded, c.published = func() {}, func([]*block) {}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
 	return c
@@ -170,6 +172,7 @@ func (c *commit) finish(ctx context.Context) error {
 		c.skips.add(tip.DAGName, tip.Height, id)
 	}
 	c.hooks.push(c.set.order)
+	c.published(c.made)
 	return nil
 }
 

@@ -102,7 +102,8 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.committer = newCommitter(d.store, d.blocks, d.hooks)
 	d.walker = newWalker(ctx, d.blocks, d.opts, arrivals)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
-	d.writer = &writer{committer: d.committer, announcer: d.announcer, maxDelta: d.opts.MaxBatchDeltaSize}
+	d.published = d.announcer.announce
+	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, arrivals: arrivals}
 	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
 }
@@ -129,7 +130,7 @@ func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	if bcast == nil {
 		return
 	}
-	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, walker: d.walker, announcer: d.announcer}
+	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, walker: d.walker, announcer: d.announcer}
 	d.background.Go(d.announcer.run)
 	d.background.Go(l.run)
 	if n, ok := bcast.(JoinNotifier); ok {

@@ -328,13 +328,13 @@ func TestHonestHistoryArrivesBesideDeadLinks(t *testing.T) {
 func TestDroppedAnnouncementsLeaveNoMemoryBehind(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	for i := range 20 {
-		var ids []blockID
+		var heads []announced
 		for j := range maxAnnounced {
 			id, err := blockIDOf(unavailable(i*maxAnnounced + j))
 			r.must(err)
-			ids = append(ids, id)
+			heads = append(heads, announced{id: id})
 		}
-		r.walker.announce(ids)
+		r.walker.announce(heads)
 	}
 	r.walker.mu.Lock()
 	defer r.walker.mu.Unlock()

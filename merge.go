@@ -62,7 +62,7 @@ func (a *arrival) size() int {
 	if a.block == nil {
 		return 0
 	}
-	return len(a.block.node.RawData())
+	return a.block.size
 }
 
 // mergeAll commits a group, or, when that fails, its blocks one by one, so that
@@ -107,6 +107,9 @@ func (m *merger) awaitValues(a *arrival, missing missingValues) {
 
 // merge commits a group in one piece and tells the walker what is missing.
 func (m *merger) merge(group []*arrival) error {
+	if err := m.blocks.keep(m.ctx, inlineOf(group)); err != nil {
+		return err
+	}
 	var c *commit
 	err := m.once(m.ctx, valuesOf(group), func(now *commit) error {
 		c = now
@@ -146,6 +149,18 @@ func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
 		m.log.Warnf("refusing a block: %s", a.err)
 	}
 	return err
+}
+
+// inlineOf returns the blocks that the DAG service does not have, because they
+// came with their announcements. A head must not be one of them.
+func inlineOf(group []*arrival) []*block {
+	var blocks []*block
+	for _, a := range group {
+		if a.inline && a.block != nil {
+			blocks = append(blocks, a.block)
+		}
+	}
+	return blocks
 }
 
 // valuesOf joins the values that the blocks of a group have waited for.

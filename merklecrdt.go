@@ -62,18 +62,18 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 		return Head{}, err
 	}
 	defer end()
-	var blocks []*block
+	var b *block
 	err = m.do(ctx, func(c *commit) error {
 		d.SetPriority(c.dag.height(d.GetDagName()))
 		err := c.publish(context.WithoutCancel(ctx), []Delta{d})
-		blocks = c.made
+		if err == nil {
+			b = c.made[0]
+		}
 		return err
 	})
 	if err != nil {
 		return Head{}, err
 	}
-	m.announcer.announce(blocks)
-	b := blocks[0]
 	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}, nil
 }
 

@@ -26,6 +26,7 @@ type SessionDAGService interface {
 type block struct {
 	id      blockID
 	node    ipld.Node
+	size    int // in bytes
 	delta   *deltaContent
 	links   []blockID
 	skips   int  // how many of the links, the last ones, are skip links
@@ -84,11 +85,12 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 			return nil, err
 		}
 	}
-	if size := len(node.RawData()); size > s.maxSize {
+	size := len(node.RawData())
+	if size > s.maxSize {
 		return nil, fmt.Errorf("%w: the block has %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, size, s.maxSize)
 	}
 	id, err := blockIDOf(node.Cid())
-	return &block{id: id, node: node, delta: content, links: links, skips: len(skips)}, err
+	return &block{id: id, node: node, size: size, delta: content, links: links, skips: len(skips)}, err
 }
 
 // add stores a block, so that peers can fetch it.
@@ -97,6 +99,23 @@ func (s *blockStore) add(ctx context.Context, b *block) error {
 	defer cancel()
 	if err := s.dag.Add(ctx, b.node); err != nil {
 		return fmt.Errorf("crdt: adding block %s to the DAG service: %w", b.id.Cid(), err)
+	}
+	return nil
+}
+
+// keep stores blocks that came from a peer.
+func (s *blockStore) keep(ctx context.Context, blocks []*block) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	nodes := make([]ipld.Node, len(blocks))
+	for i, b := range blocks {
+		nodes[i] = b.node
+	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	if err := s.dag.AddMany(ctx, nodes); err != nil {
+		return fmt.Errorf("crdt: adding %d announced blocks to the DAG service: %w", len(blocks), err)
 	}
 	return nil
 }
@@ -132,7 +151,7 @@ func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) 
 	if node == nil {
 		return nil, fmt.Errorf("crdt: the DAG service gave nothing for block %s", id.Cid())
 	}
-	return s.decode(id, node)
+	return s.decode(id, node.RawData())
 }
 
 func (s *blockStore) limit(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -146,10 +165,9 @@ func (s *blockStore) limit(ctx context.Context) (context.Context, context.Cancel
 // ErrInvalidBlock it says nothing about the block.
 var errWrongBytes = errors.New("crdt: the bytes do not match the CID")
 
-// decode reads a block from its raw bytes alone, so that nodes of any
-// implementation will do.
-func (s *blockStore) decode(id blockID, node ipld.Node) (*block, error) {
-	raw := node.RawData()
+// decode checks and reads a block. It takes raw bytes alone, so that nodes of
+// any implementation will do, and keeps them.
+func (s *blockStore) decode(id blockID, raw []byte) (*block, error) {
 	if c, err := blockPrefix.Sum(raw); err != nil || !c.Equals(id.Cid()) {
 		return nil, fmt.Errorf("%w %s", errWrongBytes, id.Cid())
 	}
@@ -157,7 +175,6 @@ func (s *blockStore) decode(id blockID, node ipld.Node) (*block, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}
-	b.node = node
 	return b, nil
 }
 
@@ -169,6 +186,7 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no dag-pb node: %w", err)
 	}
+	node.SetCidBuilder(blockPrefix)
 	links, skips, err := linksOf(node)
 	if err != nil {
 		return nil, err
@@ -178,7 +196,7 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 		return nil, fmt.Errorf("no delta: %w", err)
 	}
 	content, err := checkDelta(d)
-	return &block{id: id, delta: content, links: links, skips: skips}, err
+	return &block{id: id, node: node, size: len(raw), delta: content, links: links, skips: skips}, err
 }
 
 // linksOf returns the different blocks that a node links to, and how many of

@@ -60,6 +60,13 @@ type Options struct {
 	// writes to share it. 0 announces at once. Default: 0.
 	BroadcastBatchDelay time.Duration
 
+	// InlineBlockSize is the size in bytes of the largest block that travels
+	// inside its first announcement, so that those who hear it need not fetch
+	// it. Each peer may get such an announcement several times. 0 leaves it to
+	// the broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is no
+	// BlockCarrier. Negative: none. Replicas need not agree. Default: 0.
+	InlineBlockSize int
+
 	// MaxBlockSize is the size in bytes of the largest block that is written
 	// or accepted; writes that need a larger one fail with ErrTooLarge. The
 	// default suits bitswap, which carries no more. All replicas must agree.

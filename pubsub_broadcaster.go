@@ -71,6 +71,7 @@ type PubSubBroadcaster struct {
 var (
 	_ Broadcaster  = (*PubSubBroadcaster)(nil)
 	_ JoinNotifier = (*PubSubBroadcaster)(nil)
+	_ BlockCarrier = (*PubSubBroadcaster)(nil)
 )
 
 // NewPubSubBroadcaster joins and subscribes to the topic. When ctx ends, the
@@ -173,6 +174,11 @@ func (b *PubSubBroadcaster) Joined(ctx context.Context) error {
 	}
 	return err
 }
+
+// InlineBlockSize lets blocks of up to 16 KiB travel in broadcasts. Gossipsub
+// sends such a message to a peer more than once now and then, which is cheaper
+// than a round trip for each block.
+func (b *PubSubBroadcaster) InlineBlockSize() int { return 16 << 10 }
 
 // pubsubAwait blocks until something comes from c, or returns what check does
 // when ctx or the broadcaster ends.

@@ -78,6 +78,7 @@ func (s *simulation) options(o *Options) {
 	o.RebroadcastInterval = 50 * time.Millisecond
 	o.DAGSyncerTimeout = 300 * time.Millisecond
 	o.MaxBatchDeltaSize = pick(s.rng, 150, 1<<20) // the smaller splits batches
+	o.InlineBlockSize = pick(s.rng, 0, 200)       // some blocks travel inline, or none
 }
 
 func (s *simulation) run() {

@@ -60,7 +60,7 @@ type walker struct {
 
 // A walk is what one announcement leads to.
 type walk struct {
-	from    ipld.NodeGetter
+	from    ipld.NodeGetter // nil until something has to be fetched
 	end     context.CancelFunc
 	jobs    int // not merged yet
 	waiting jobHeap
@@ -99,6 +99,7 @@ type arrival struct {
 	job    *job
 	block  *block
 	err    error // the block is to be refused
+	inline bool  // it came with its announcement
 	values map[versionName]*loser
 }
 
@@ -116,15 +117,15 @@ func newWalker(ctx context.Context, blocks *blockStore, opts *Options, arrivals 
 }
 
 // announce starts a walk from announced blocks that have not been merged.
-func (w *walker) announce(ids []blockID) {
+func (w *walker) announce(heads []announced) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	wk := w.newWalk()
-	for _, id := range ids {
-		if w.jobs[id] != nil {
+	wk := &walk{}
+	for _, h := range heads {
+		if w.arriveLocked(wk, h) || w.jobs[h.id] != nil {
 			continue
 		}
-		j := w.addLocked(wk, wanted{id: id, height: maxPriority}, false)
+		j := w.addLocked(wk, wanted{id: h.id, height: maxPriority}, false)
 		j.element = w.announced.PushBack(j)
 		if w.announced.Len() > maxAnnounced {
 			w.dropLocked(w.announced.Front().Value.(*job))
@@ -133,6 +134,27 @@ func (w *walker) announce(ids []blockID) {
 	w.endIfDone(wk)
 	w.kickLocked()
 	w.startLocked()
+}
+
+// arriveLocked hands a block that came inline to the merger, in the place of a
+// request for it. If the merger is behind, the block has to be fetched.
+func (w *walker) arriveLocked(wk *walk, h announced) bool {
+	old := w.jobs[h.id]
+	if h.block == nil && h.err == nil || old != nil && old.state == arrived {
+		return false
+	}
+	j := &job{id: h.id, walk: wk, state: arrived, queued: old != nil && old.queued}
+	select {
+	case w.arrivals <- &arrival{job: j, block: h.block, err: h.err, inline: true}:
+	default:
+		return false
+	}
+	if old != nil {
+		w.dropLocked(old)
+	}
+	w.jobs[h.id] = j
+	wk.jobs++
+	return true
 }
 
 // want adds the missing children of a block that was merged.
@@ -177,12 +199,6 @@ func (w *walker) lookAgain() {
 	case w.again <- struct{}{}:
 	default:
 	}
-}
-
-func (w *walker) newWalk() *walk {
-	wk := &walk{}
-	wk.from, wk.end = w.blocks.session(w.ctx)
-	return wk
 }
 
 func (w *walker) addLocked(wk *walk, c wanted, queued bool) *job {
@@ -255,7 +271,15 @@ func (w *walker) prepare(j *job, cancel context.CancelFunc) (ipld.NodeGetter, ti
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	j.cancel = cancel
-	from := j.walk.from
+	wk := j.walk
+	if j.state != running {
+		cancel() // dropped meanwhile, and the walk may have ended
+		return w.blocks.dag, minPatience
+	}
+	if wk.from == nil {
+		wk.from, wk.end = w.blocks.session(w.ctx)
+	}
+	from := wk.from
 	if j.attempts > 0 {
 		from = w.blocks.dag
 	}
@@ -426,7 +450,9 @@ func (w *walker) endIfDone(wk *walk) {
 	if wk.jobs > 0 {
 		return
 	}
-	wk.end()
+	if wk.from != nil {
+		wk.end()
+	}
 	wk.waiting = nil // jobs that were dropped before their turn
 	if wk.element != nil {
 		w.rotation.Remove(wk.element)
@@ -469,7 +495,7 @@ func (w *walker) resume(ctx context.Context, store *rowStore) error {
 		w.lookLaterLocked()
 		w.forgetFailingLocked()
 	}
-	wk := w.newWalk()
+	wk := &walk{}
 	for _, c := range sample {
 		w.wantLocked(wk, c)
 	}

@@ -72,9 +72,12 @@ func (x *CRDTBroadcast) GetHeads() []*Head {
 
 // Head is one announced head.
 type Head struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cid           []byte                 `protobuf:"bytes,1,opt,name=Cid,proto3" json:"Cid,omitempty"`
-	DagName       string                 `protobuf:"bytes,2,opt,name=DagName,proto3" json:"DagName,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cid     []byte                 `protobuf:"bytes,1,opt,name=Cid,proto3" json:"Cid,omitempty"`
+	DagName string                 `protobuf:"bytes,2,opt,name=DagName,proto3" json:"DagName,omitempty"`
+	// The block itself, when it is small. Old peers ignore it and fetch the
+	// block; so does everybody when it does not match the CID.
+	Block         []byte `protobuf:"bytes,100,opt,name=block,proto3" json:"block,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,6 +124,13 @@ func (x *Head) GetDagName() string {
 		return x.DagName
 	}
 	return ""
+}
+
+func (x *Head) GetBlock() []byte {
+	if x != nil {
+		return x.Block
+	}
+	return nil
 }
 
 // Delta is one change set: the data of a block.
@@ -262,10 +272,11 @@ const file_crdt_proto_rawDesc = "" +
 	"\n" +
 	"crdt.proto\x12\acrdt.pb\"4\n" +
 	"\rCRDTBroadcast\x12#\n" +
-	"\x05Heads\x18\x01 \x03(\v2\r.crdt.pb.HeadR\x05Heads\"2\n" +
+	"\x05Heads\x18\x01 \x03(\v2\r.crdt.pb.HeadR\x05Heads\"H\n" +
 	"\x04Head\x12\x10\n" +
 	"\x03Cid\x18\x01 \x01(\fR\x03Cid\x12\x18\n" +
-	"\aDagName\x18\x02 \x01(\tR\aDagName\"\xaf\x01\n" +
+	"\aDagName\x18\x02 \x01(\tR\aDagName\x12\x14\n" +
+	"\x05block\x18d \x01(\fR\x05block\"\xaf\x01\n" +
 	"\x05Delta\x12,\n" +
 	"\belements\x18\x01 \x03(\v2\x10.crdt.pb.ElementR\belements\x120\n" +
 	"\n" +
