@@ -85,9 +85,9 @@ func (a *announcer) announce(blocks []*block) {
 	}
 	a.mu.Lock()
 	for _, b := range blocks {
-		if b.size <= a.inline && a.size+b.size <= maxInlineBytes {
+		if len(b.raw) <= a.inline && a.size+len(b.raw) <= maxInlineBytes {
 			a.fresh = append(a.fresh, b)
-			a.size += b.size
+			a.size += len(b.raw)
 		} else {
 			a.pending[b.id] = true
 		}
@@ -205,7 +205,7 @@ func (a *announcer) takePending() []*pb.Head {
 	var heads []*pb.Head
 	for _, b := range a.fresh {
 		delete(a.pending, b.id)
-		heads = append(heads, &pb.Head{Cid: b.id.Cid().Bytes(), DagName: b.delta.dag, Block: b.node.RawData()})
+		heads = append(heads, &pb.Head{Cid: b.id.Cid().Bytes(), DagName: b.delta.dag, Block: b.raw})
 	}
 	maps.DeleteFunc(a.pending, func(id blockID, _ bool) bool { _, ok := tops[id]; return !ok })
 	for _, id := range sortIDs(slices.Collect(maps.Keys(a.pending))) {

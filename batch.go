@@ -16,9 +16,12 @@ import (
 // changes is an ordered set of writes in which the last write of a key wins.
 type changes struct {
 	list  []*change
-	byKey map[string]*change
-	size  int // in bytes, as elementSize and tombstoneSize count
+	byKey map[string]*change // of list; nil while that is short
+	size  int                // in bytes, as elementSize and tombstoneSize count
 }
+
+// fewChanges are looked through faster than a map.
+const fewChanges = 8
 
 // A change is what happens to one key: first, if clear is set, the versions
 // that are there are removed, and then, if put is set, a value is added.
@@ -48,18 +51,39 @@ func (c *changes) delete(key string) {
 }
 
 func (c *changes) update(key string, f func(*change)) {
-	ch := c.byKey[key]
+	ch := c.find(key)
 	if ch == nil {
 		ch = &change{key: key}
-		if c.byKey == nil {
-			c.byKey = make(map[string]*change)
-		}
-		c.byKey[key] = ch
-		c.list = append(c.list, ch)
+		c.append(ch)
 	}
 	c.size -= ch.size()
 	f(ch)
 	c.size += ch.size()
+}
+
+func (c *changes) find(key string) *change {
+	if c.byKey != nil {
+		return c.byKey[key]
+	}
+	for _, ch := range c.list {
+		if ch.key == key {
+			return ch
+		}
+	}
+	return nil
+}
+
+func (c *changes) append(ch *change) {
+	c.list = append(c.list, ch)
+	if len(c.list) == fewChanges {
+		c.byKey = make(map[string]*change)
+		for _, ch := range c.list {
+			c.byKey[ch.key] = ch
+		}
+	}
+	if c.byKey != nil {
+		c.byKey[ch.key] = ch
+	}
 }
 
 // add adds later changes.
@@ -156,8 +180,8 @@ func (w *writer) take() []*pendingWrite {
 		size += w.queue[n].changes.size
 		n++
 	}
-	group := slices.Clone(w.queue[:n])
-	w.queue = slices.Delete(w.queue, 0, n)
+	group := w.queue[:n:n]
+	w.queue = w.queue[n:]
 	return group
 }
 
@@ -335,14 +359,20 @@ func (c *commit) links(dagName string) []blockID {
 }
 
 // build makes a delta a block that is not known yet. On top of heads every
-// block is new, but where a DAG starts again after a purge, the same delta
-// would make a block that was merged before.
+// block is new: a merged block that links to them would have replaced them.
+// But where a DAG starts again after a purge, the same delta would make a block
+// that was merged before.
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	for {
 		name := d.GetDagName()
-		b, err := c.blocks.build(d, c.links(name), c.skips.links(name, d.GetPriority())...)
+		heads, skips := c.links(name), c.skips.links(name, d.GetPriority())
+		b, err := c.blocks.build(d, heads, skips...)
 		if err != nil {
 			return nil, err
+		}
+		c.dag.assume(complete, skips...)
+		if len(heads) > 0 {
+			c.dag.assume(unknown, b.id)
 		}
 		m, err := c.dag.mark(ctx, b.id)
 		if err != nil || m.state == unknown {

@@ -2,22 +2,23 @@ package crdt
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	ds "github.com/ipfs/go-datastore"
+	query "github.com/ipfs/go-datastore/query"
 	badger "github.com/ipfs/go-ds-badger4"
 )
 
-// benchReplica is an offline replica on Badger without fsync, with its blocks
-// in memory.
-func benchReplica(b *testing.B) *Datastore {
-	opts := badger.DefaultOptions
-	opts.Options = opts.WithSyncWrites(false)
-	store, err := badger.NewDatastore(b.TempDir(), &opts)
+// benchReplica is a replica on Badger without fsync, with its blocks in memory.
+func benchReplica(b *testing.B, node *testNode, opts *Options) *Datastore {
+	badgerOpts := badger.DefaultOptions
+	badgerOpts.Options = badgerOpts.WithSyncWrites(false)
+	store, err := badger.NewDatastore(b.TempDir(), &badgerOpts)
 	if err != nil {
 		b.Fatal(err)
 	}
-	d, err := New(store, testNamespace, newTestNet().node(), nil, nil)
+	d, err := New(store, testNamespace, node, node, opts)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -27,37 +28,26 @@ func benchReplica(b *testing.B) *Datastore {
 	return d
 }
 
+func benchOffline(b *testing.B) *Datastore { return benchReplica(b, newTestNet().node(), nil) }
+
 var benchValue = make([]byte, 100)
 
 func benchKey(i int) ds.Key { return ds.RawKey(fmt.Sprintf("/bench/%08d", i)) }
 
-func BenchmarkPut(b *testing.B) {
-	d := benchReplica(b)
-	for i := range b.N {
-		if err := d.Put(ctx, benchKey(i), benchValue); err != nil {
-			b.Fatal(err)
-		}
+func benchPut(b *testing.B, d *Datastore, i int) {
+	if err := d.Put(ctx, benchKey(i), benchValue); err != nil {
+		b.Error(err)
 	}
 }
 
-func BenchmarkPutOf64Goroutines(b *testing.B) {
-	d := benchReplica(b)
-	b.SetParallelism(32) // times 2 processors
-	b.RunParallel(func(p *testing.PB) {
-		for i := 0; p.Next(); i++ {
-			if err := d.Put(ctx, benchKey(i), benchValue); err != nil {
-				b.Error(err)
-			}
+// benchBatches puts n keys in batches.
+func benchBatches(b *testing.B, d *Datastore, n, size int) {
+	for i := 0; i < n; i += size {
+		batch, err := d.Batch(ctx)
+		if err != nil {
+			b.Fatal(err)
 		}
-	})
-}
-
-// One operation is one key.
-func BenchmarkBatchOf1000(b *testing.B) {
-	d := benchReplica(b)
-	for i := 0; i < b.N; i += 1000 {
-		batch, _ := d.Batch(ctx)
-		for j := i; j < min(i+1000, b.N); j++ {
+		for j := i; j < min(i+size, n); j++ {
 			if err := batch.Put(ctx, benchKey(j), benchValue); err != nil {
 				b.Fatal(err)
 			}
@@ -68,15 +58,97 @@ func BenchmarkBatchOf1000(b *testing.B) {
 	}
 }
 
-func BenchmarkGet(b *testing.B) {
-	d := benchReplica(b)
-	if err := d.Put(ctx, benchKey(0), benchValue); err != nil {
-		b.Fatal(err)
+func BenchmarkPut(b *testing.B) {
+	d := benchOffline(b)
+	for i := range b.N {
+		benchPut(b, d, i)
 	}
-	b.ResetTimer()
+}
+
+func BenchmarkOverwrite(b *testing.B) {
+	d := benchOffline(b)
 	for range b.N {
-		if _, err := d.Get(ctx, benchKey(0)); err != nil {
+		benchPut(b, d, 0)
+	}
+}
+
+func BenchmarkPutOf64Goroutines(b *testing.B) {
+	d := benchOffline(b)
+	var next atomic.Int64
+	b.SetParallelism(32) // times 2 processors
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			benchPut(b, d, int(next.Add(1)))
+		}
+	})
+}
+
+// One operation is one key.
+func BenchmarkBatchOf1000(b *testing.B) {
+	benchBatches(b, benchOffline(b), b.N, 1000)
+}
+
+// One operation is a Put and the Delete of it.
+func BenchmarkPutAndDelete(b *testing.B) {
+	d := benchOffline(b)
+	for i := range b.N {
+		benchPut(b, d, i)
+		if err := d.Delete(ctx, benchKey(i)); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	d := benchOffline(b)
+	benchBatches(b, d, 10_000, 1000)
+	b.ResetTimer()
+	for i := range b.N {
+		if _, err := d.Get(ctx, benchKey(i%10_000)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// One operation is one pair of a Query over all.
+func BenchmarkQuery(b *testing.B) {
+	d := benchOffline(b)
+	benchBatches(b, d, b.N, 1000)
+	b.ResetTimer()
+	res, err := d.Query(ctx, query.Query{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	for r := range res.Next() {
+		if r.Error != nil {
+			b.Fatal(r.Error)
+		}
+		n++
+	}
+	if n != b.N {
+		b.Errorf("%d pairs of %d", n, b.N)
+	}
+}
+
+// One operation is one key that a newcomer merges.
+func BenchmarkMergePuts(b *testing.B)          { benchMerge(b, 1) }
+func BenchmarkMergeBatchesOf1000(b *testing.B) { benchMerge(b, 1000) }
+
+func benchMerge(b *testing.B, batch int) {
+	net := newTestNet()
+	writer := benchReplica(b, net.node(), nil)
+	benchBatches(b, writer, b.N, batch)
+	var merged atomic.Int64
+	done := make(chan struct{})
+	opts := DefaultOptions()
+	opts.PutHook = func(ds.Key, []byte) {
+		if merged.Add(1) == int64(b.N) {
+			close(done)
+		}
+	}
+	newcomer := net.node()
+	benchReplica(b, newcomer, opts)
+	newcomer.deliver(announcement(writer.InternalStats(ctx).Heads[0].Cid))
+	<-done
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"strings"
 
 	cid "github.com/ipfs/go-cid"
 	mh "github.com/multiformats/go-multihash"
@@ -37,12 +38,30 @@ func (id blockID) multihash() []byte {
 // Cid returns the CID of the block.
 func (id blockID) Cid() cid.Cid { return cid.NewCidV1(cid.DagProtobuf, id.multihash()) }
 
+// nameLength is the length of a block's name: of 34 bytes in base32.
+const nameLength = (2+len(blockID{}))*8/5 + 1
+
 // String returns the upper-case base32 multihash that names the block in the
 // store.
-func (id blockID) String() string { return base32Upper.EncodeToString(id.multihash()) }
+func (id blockID) String() string { return id.dsKey()[1:] }
 
 // dsKey is the id as it stands in tombstones: the name with a slash before it.
-func (id blockID) dsKey() string { return "/" + id.String() }
+func (id blockID) dsKey() string { return id.under("") }
+
+// under is the name of a block's row under a prefix. It is made in one piece:
+// every commit needs some.
+func (id blockID) under(prefix string) string {
+	var multihash [2 + len(id)]byte
+	copy(multihash[copy(multihash[:], multihashHead):], id[:])
+	var name [1 + nameLength]byte
+	name[0] = '/'
+	base32Upper.Encode(name[1:], multihash[:])
+	var b strings.Builder
+	b.Grow(len(prefix) + len(name))
+	b.WriteString(prefix)
+	b.Write(name[:])
+	return b.String()
+}
 
 // parseBlockID reads what String wrote.
 func parseBlockID(s string) (id blockID, ok bool) {

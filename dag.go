@@ -20,6 +20,8 @@ type mark struct {
 	tip     HeadValue
 	links   []blockID
 	covered bool // it is below a complete block, and must not become a head
+
+	changed bool // in this commit: its row is to be written
 }
 
 type markState byte
@@ -112,7 +114,6 @@ type dagChange struct {
 	store        *rowStore
 	heads, roots *tipsChange
 	marks        map[blockID]*mark
-	changed      map[blockID]bool             // marks to write
 	queue        map[blockID]*wanted          // rows to put, or nil to remove
 	waits        map[blockID]map[blockID]bool // child, parent: rows to put or remove
 	waiting      bool                         // the store may hold such rows
@@ -132,9 +133,6 @@ func newDAGChange(store *rowStore, f *frontier, waiting bool) *dagChange {
 		heads:   newTipsChange(heads),
 		roots:   newTipsChange(roots),
 		marks:   make(map[blockID]*mark),
-		changed: make(map[blockID]bool),
-		queue:   make(map[blockID]*wanted),
-		waits:   make(map[blockID]map[blockID]bool),
 		waiting: waiting,
 	}
 }
@@ -160,14 +158,21 @@ func (c *dagChange) mark(ctx context.Context, id blockID) (*mark, error) {
 	return m, nil
 }
 
+// assume spares looking up what is known of blocks.
+func (c *dagChange) assume(state markState, ids ...blockID) {
+	for _, id := range ids {
+		c.marks[id] = &mark{state: state}
+	}
+}
+
 func (c *dagChange) merged(ctx context.Context, id blockID) (bool, error) {
 	m, err := c.mark(ctx, id)
 	return err == nil && m.state.merged(), err
 }
 
 func (c *dagChange) setMark(id blockID, m *mark) {
+	m.changed = true
 	c.marks[id] = m
-	c.changed[id] = true
 }
 
 // height is the height of the next block of a DAG: above every head, and above
@@ -208,7 +213,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 // unqueue removes the queue row of a block that is here now.
 func (c *dagChange) unqueue(b *block) {
 	if _, ok := c.queue[b.id]; ok || b.queued {
-		c.queue[b.id] = nil
+		c.setQueued(b.id, nil)
 	}
 }
 
@@ -225,8 +230,15 @@ func (c *dagChange) want(w wanted) {
 	if _, ok := c.queue[w.id]; ok {
 		return
 	}
-	c.queue[w.id] = &w
+	c.setQueued(w.id, &w)
 	c.wants = append(c.wants, w)
+}
+
+func (c *dagChange) setQueued(id blockID, w *wanted) {
+	if c.queue == nil {
+		c.queue = make(map[blockID]*wanted)
+	}
+	c.queue[id] = w
 }
 
 // hold keeps a block waiting. It is a root in the place of the roots below it,
@@ -345,7 +357,7 @@ func (c *dagChange) spread(ctx context.Context) error {
 	}
 	for _, id := range c.news {
 		w := wanted{id: id, parent: by, height: maxPriority}
-		c.queue[id] = &w
+		c.setQueued(id, &w)
 		c.wants = append(c.wants, w)
 	}
 	return nil
@@ -392,6 +404,9 @@ func (c *dagChange) parents(ctx context.Context, child blockID) ([]blockID, erro
 }
 
 func (c *dagChange) setWait(child, parent blockID, put bool) {
+	if c.waits == nil {
+		c.waits = make(map[blockID]map[blockID]bool)
+	}
 	if c.waits[child] == nil {
 		c.waits[child] = make(map[blockID]bool)
 	}
@@ -401,9 +416,12 @@ func (c *dagChange) setWait(child, parent blockID, put bool) {
 // rows returns what the commit writes.
 func (c *dagChange) rows() []row {
 	keys := c.store.keys
-	var rows []row
-	for id := range c.changed {
-		rows = append(rows, row{key: keys.block(id), value: c.marks[id].encode()})
+	rows := c.heads.rows(keys.head, headRow)
+	rows = append(rows, c.roots.rows(keys.root, rootRow)...)
+	for id, m := range c.marks {
+		if m.changed {
+			rows = append(rows, row{key: keys.block(id), value: m.encode()})
+		}
 	}
 	for child, parents := range c.waits {
 		for parent, put := range parents {
@@ -417,8 +435,7 @@ func (c *dagChange) rows() []row {
 		}
 		rows = append(rows, r)
 	}
-	rows = append(rows, c.heads.rows(keys.headRow)...)
-	return append(rows, c.roots.rows(keys.rootOf)...)
+	return rows
 }
 
 // presence is a row that says something by being there.

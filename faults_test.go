@@ -242,7 +242,7 @@ func TestPublishLeavesTheSameBlockOfAnotherReplicaAlone(t *testing.T) {
 	heads, _ := r.frontier.get()
 	same, err := r.blocks.build(d, heads.of(""))
 	r.must(err)
-	r.must(r.node.addRaw(same.id.Cid(), same.node.RawData()))
+	r.must(r.node.addRaw(same.id.Cid(), same.raw))
 	merged := false
 	dagSyncer.next.Store(&interruption{loser, func() {
 		merged = true

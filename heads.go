@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	cid "github.com/ipfs/go-cid"
+	ds "github.com/ipfs/go-datastore"
 )
 
 // A Head is a block that no merged block of its DAG links to, and whose whole
@@ -142,52 +143,51 @@ func (t tips) read(dagName, key string, value []byte, err error) error {
 // change is made, and shared until then.
 type tipsChange struct {
 	before, now tips
-	touched     map[blockID]bool
+	changed     bool
 }
 
 func newTipsChange(before tips) *tipsChange { return &tipsChange{before: before, now: before} }
 
-func (c *tipsChange) touch(id blockID) {
-	if c.touched == nil {
-		c.touched = make(map[blockID]bool)
-		c.now = maps.Clone(c.before)
+func (c *tipsChange) unshare() {
+	if !c.changed {
+		c.now, c.changed = maps.Clone(c.before), true
 	}
-	c.touched[id] = true
 }
 
 func (c *tipsChange) add(id blockID, v HeadValue) {
-	c.touch(id)
+	c.unshare()
 	c.now[id] = v
 }
 
 func (c *tipsChange) remove(id blockID) {
 	if _, ok := c.now[id]; ok {
-		c.touch(id)
+		c.unshare()
 		delete(c.now, id)
 	}
 }
 
 // rows returns what to write: a row for each tip that came, and the removal of
 // each that went, with what key and value make of them.
-func (c *tipsChange) rows(make func(blockID, HeadValue) row) []row {
-	var rows []row
-	for id := range c.touched {
-		v, is := c.now[id]
-		old, was := c.before[id]
-		switch {
-		case is && (!was || v != old):
-			rows = append(rows, make(id, v))
-		case was && !is:
-			rows = append(rows, row{key: make(id, old).key, remove: true})
+func (c *tipsChange) rows(key func(blockID, HeadValue) ds.Key, value func(HeadValue) []byte) []row {
+	if !c.changed {
+		return nil
+	}
+	rows := make([]row, 0, 8)
+	for id, v := range c.now {
+		if old, was := c.before[id]; !was || v != old {
+			rows = append(rows, row{key: key(id, v), value: value(v)})
+		}
+	}
+	for id, old := range c.before {
+		if _, is := c.now[id]; !is {
+			rows = append(rows, row{key: key(id, old), remove: true})
 		}
 	}
 	return rows
 }
 
-func (k *keyspace) headRow(id blockID, v HeadValue) row {
-	return row{key: k.head(v.DAGName, id), value: binary.AppendUvarint(nil, v.Height)}
-}
+// headRow is the value of a head's row; the name of the DAG is in the key.
+func headRow(v HeadValue) []byte { return binary.AppendUvarint(nil, v.Height) }
 
-func (k *keyspace) rootOf(id blockID, v HeadValue) row {
-	return row{key: k.root(id), value: append(binary.AppendUvarint(nil, v.Height), v.DAGName...)}
-}
+// rootRow is that of a root's.
+func rootRow(v HeadValue) []byte { return append(headRow(v), v.DAGName...) }

@@ -123,11 +123,11 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 	}
 }
 
-func (k *keyspace) head(dag string, id blockID) ds.Key {
-	if dag == "" {
-		return ds.RawKey(k.heads + id.dsKey())
+func (k *keyspace) head(id blockID, v HeadValue) ds.Key {
+	if v.DAGName == "" {
+		return ds.RawKey(id.under(k.heads))
 	}
-	return ds.RawKey(k.dagHeads + "/" + dag + id.dsKey())
+	return ds.RawKey(id.under(k.dagHeads + "/" + v.DAGName))
 }
 
 func (k *keyspace) record(key string) ds.Key { return ds.RawKey(k.records + key) }
@@ -140,21 +140,22 @@ var escapeKey = strings.NewReplacer("%", "%25", "/", "%2F")
 func (k *keyspace) losersOf(key string) string { return k.losers + "/" + escapeKey.Replace(key) }
 
 func (k *keyspace) loser(key string, id blockID) ds.Key {
-	return ds.RawKey(k.losersOf(key) + id.dsKey())
+	return ds.RawKey(id.under(k.losersOf(key)))
 }
 
 func (k *keyspace) tombstone(key string, id blockID) ds.Key {
-	return ds.RawKey(k.tombstones + key + id.dsKey())
+	return ds.RawKey(id.under(k.tombstones + key))
 }
 
-func (k *keyspace) block(id blockID) ds.Key  { return ds.RawKey(k.blocks + id.dsKey()) }
-func (k *keyspace) queued(id blockID) ds.Key { return ds.RawKey(k.queue + id.dsKey()) }
-func (k *keyspace) root(id blockID) ds.Key   { return ds.RawKey(k.roots + id.dsKey()) }
+func (k *keyspace) block(id blockID) ds.Key  { return ds.RawKey(id.under(k.blocks)) }
+func (k *keyspace) queued(id blockID) ds.Key { return ds.RawKey(id.under(k.queue)) }
 
-func (k *keyspace) waitingOn(child blockID) string { return k.waiting + child.dsKey() }
+func (k *keyspace) root(id blockID, _ HeadValue) ds.Key { return ds.RawKey(id.under(k.roots)) }
+
+func (k *keyspace) waitingOn(child blockID) string { return child.under(k.waiting) }
 
 func (k *keyspace) wait(child, parent blockID) ds.Key {
-	return ds.RawKey(k.waitingOn(child) + parent.dsKey())
+	return ds.RawKey(parent.under(k.waitingOn(child)))
 }
 
 // splitID takes the block id off the end of a row's key.

@@ -62,7 +62,7 @@ func (a *arrival) size() int {
 	if a.block == nil {
 		return 0
 	}
-	return a.block.size
+	return len(a.block.raw)
 }
 
 // mergeAll commits a group, or, when that fails, its blocks one by one, so that

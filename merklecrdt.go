@@ -113,7 +113,11 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 		if err != nil {
 			return err
 		}
-		return visit(b.node)
+		node, err := decodeNode(b.raw)
+		if err != nil {
+			return err
+		}
+		return visit(node)
 	})
 }
 

@@ -305,7 +305,7 @@ func (m *migration) mendHeads(ctx context.Context) error {
 		}
 		if v.Height < b.delta.priority {
 			v.Height = b.delta.priority
-			m.rows = append(m.rows, m.store.keys.headRow(id, v))
+			m.rows = append(m.rows, row{key: m.store.keys.head(id, v), value: headRow(v)})
 		}
 	}
 	return nil

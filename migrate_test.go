@@ -443,7 +443,7 @@ func (r *replica) fromPeer(tombstones []*pb.Element) *block {
 	d.SetPriority(heads.maxHeight("") + 1)
 	b, err := r.Datastore.blocks.build(d, heads.of(""))
 	r.must(err)
-	r.must(r.node.net.node().Add(ctx, b.node))
+	r.must(r.node.net.node().Add(ctx, b.node()))
 	r.node.deliver(b.id.Cid().Bytes())
 	waitFor(r.t, "the peer's block", func() bool {
 		merged, err := r.IsProcessed(ctx, b.id.Cid())
@@ -714,7 +714,7 @@ func (w *oldWriter) write(elements, tombstones []*pb.Element) {
 	}
 	w.heads = []blockID{b.id}
 	w.model.merge(b)
-	w.store.Blocks = append(w.store.Blocks, oldBlock{b.id.Cid().String(), b.node.RawData()})
+	w.store.Blocks = append(w.store.Blocks, oldBlock{b.id.Cid().String(), b.raw})
 	w.row("/b"+b.id.dsKey(), nil)
 	for _, e := range elements {
 		w.row("/s/s"+e.GetKey()+b.id.dsKey(), nil)
@@ -849,7 +849,7 @@ func TestOldTombstonesWaitForTheirBlocks(t *testing.T) {
 	w.write([]*pb.Element{{Key: "/here", Value: []byte("v")}}, tombstonesFor("/k", []blockID{b.id}))
 	r := w.finish().open(t, newAtomicStore())
 	checkMigrated(t, r)
-	r.must(r.node.net.node().Add(ctx, b.node))
+	r.must(r.node.net.node().Add(ctx, b.node()))
 	r.node.deliver(b.id.Cid().Bytes())
 	waitFor(t, "the block", func() bool { return r.get("/other") == "v" })
 	r.holds("when the block had come", map[string]string{"/here": "v", "/other": "v"})

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	cid "github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	dag "github.com/ipfs/go-merkledag"
+	dagpb "github.com/ipfs/go-merkledag/pb"
 )
 
 // SessionDAGService is a DAG service that can tie requests for related blocks
@@ -25,8 +27,7 @@ type SessionDAGService interface {
 // A block is a delta in its dag-pb node, with links to what it builds on.
 type block struct {
 	id      blockID
-	node    ipld.Node
-	size    int // in bytes
+	raw     []byte
 	delta   *deltaContent
 	links   []blockID
 	skips   int  // how many of the links, the last ones, are skip links
@@ -73,31 +74,46 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	if err != nil {
 		return nil, fmt.Errorf("crdt: marshalling a delta: %w", err)
 	}
-	node := dag.NodeWithData(data)
-	node.SetCidBuilder(blockPrefix)
 	links := slices.Concat(heads, skips)
+	raw, err := encodeNode(data, links, len(skips))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > s.maxSize {
+		return nil, fmt.Errorf("%w: the block has %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, len(raw), s.maxSize)
+	}
+	return &block{id: sha256.Sum256(raw), raw: raw, delta: content, links: links, skips: len(skips)}, nil
+}
+
+// encodeNode writes a dag-pb node. The last links are skip links: sorted by
+// their names, as dag-pb wants them.
+func encodeNode(data []byte, links []blockID, skips int) ([]byte, error) {
+	node := dagpb.PBNode{Data: data, Links: make([]*dagpb.PBLink, len(links))}
+	head, skip, size := "", skipLink, uint64(0)
 	for i, id := range links {
-		name := ""
-		if i >= len(heads) {
-			name = skipLink
+		l := &dagpb.PBLink{Hash: id.Cid().Bytes(), Name: &head, Tsize: &size}
+		if i >= len(links)-skips {
+			l.Name = &skip
 		}
-		if err := node.AddRawLink(name, &ipld.Link{Cid: id.Cid()}); err != nil {
-			return nil, err
-		}
+		node.Links[i] = l
 	}
-	size := len(node.RawData())
-	if size > s.maxSize {
-		return nil, fmt.Errorf("%w: the block has %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, size, s.maxSize)
+	return node.Marshal()
+}
+
+// decodeNode reads a dag-pb node, strictly.
+func decodeNode(raw []byte) (*dag.ProtoNode, error) {
+	node, err := dag.DecodeProtobuf(raw)
+	if err != nil {
+		return nil, err
 	}
-	id, err := blockIDOf(node.Cid())
-	return &block{id: id, node: node, size: size, delta: content, links: links, skips: len(skips)}, err
+	return node, node.SetCidBuilder(blockPrefix)
 }
 
 // add stores a block, so that peers can fetch it.
 func (s *blockStore) add(ctx context.Context, b *block) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if err := s.dag.Add(ctx, b.node); err != nil {
+	if err := s.dag.Add(ctx, b.node()); err != nil {
 		return fmt.Errorf("crdt: adding block %s to the DAG service: %w", b.id.Cid(), err)
 	}
 	return nil
@@ -110,7 +126,7 @@ func (s *blockStore) keep(ctx context.Context, blocks []*block) error {
 	}
 	nodes := make([]ipld.Node, len(blocks))
 	for i, b := range blocks {
-		nodes[i] = b.node
+		nodes[i] = b.node()
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -182,11 +198,10 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	if len(raw) > s.maxSize {
 		return nil, fmt.Errorf("%w: %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, len(raw), s.maxSize)
 	}
-	node, err := dag.DecodeProtobuf(raw)
+	node, err := decodeNode(raw)
 	if err != nil {
 		return nil, fmt.Errorf("no dag-pb node: %w", err)
 	}
-	node.SetCidBuilder(blockPrefix)
 	links, skips, err := linksOf(node)
 	if err != nil {
 		return nil, err
@@ -196,7 +211,7 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 		return nil, fmt.Errorf("no delta: %w", err)
 	}
 	content, err := checkDelta(d)
-	return &block{id: id, node: node, size: len(raw), delta: content, links: links, skips: skips}, err
+	return &block{id: id, raw: raw, delta: content, links: links, skips: skips}, err
 }
 
 // linksOf returns the different blocks that a node links to, and how many of

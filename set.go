@@ -34,10 +34,9 @@ type versionName struct {
 
 func newSetChange(store *rowStore, tombstonesStored bool) *setChange {
 	return &setChange{
-		store:      store,
-		keys:       make(map[string]*keyChange),
-		tombstones: make(map[versionName]bool),
-		stored:     tombstonesStored,
+		store:  store,
+		keys:   make(map[string]*keyChange),
+		stored: tombstonesStored,
 	}
 }
 
@@ -79,7 +78,7 @@ func (c *setChange) add(ctx context.Context, key string, v version) error {
 // merged, and tells whether there was one.
 func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, error) {
 	if _, ok := c.tombstones[n]; ok {
-		c.tombstones[n] = false
+		c.setTombstone(n, false)
 		return true, nil // also when a delta has its key twice
 	}
 	if !c.stored {
@@ -87,9 +86,16 @@ func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, err
 	}
 	found, err := c.store.Has(ctx, c.store.keys.tombstone(n.key, n.id))
 	if found {
-		c.tombstones[n] = false
+		c.setTombstone(n, false)
 	}
 	return found, err
+}
+
+func (c *setChange) setTombstone(n versionName, put bool) {
+	if c.tombstones == nil {
+		c.tombstones = make(map[versionName]bool)
+	}
+	c.tombstones[n] = put
 }
 
 // remove removes a version if its block has been merged, and otherwise leaves
@@ -108,7 +114,7 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 	if known {
 		k.remove(id)
 	} else {
-		c.tombstones[versionName{key, id}] = true
+		c.setTombstone(versionName{key, id}, true)
 	}
 	return nil
 }
