@@ -196,7 +196,7 @@ func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
 	if err != nil {
 		return err
 	}
-	room := w.blocks.room("", len(c.links(""))+1)
+	room := w.blocks.room("", len(c.links("")))
 	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
 	if err != nil {
 		return err
@@ -365,7 +365,8 @@ func (c *commit) links(dagName string) []blockID {
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	for {
 		name := d.GetDagName()
-		heads, skips := c.links(name), c.skips.links(name, d.GetPriority())
+		heads := c.links(name)
+		skips := c.skips.links(name, d.GetPriority(), heads)
 		b, err := c.blocks.build(d, heads, skips...)
 		if err != nil {
 			return nil, err

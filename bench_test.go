@@ -152,3 +152,15 @@ func benchMerge(b *testing.B, batch int) {
 	newcomer.deliver(announcement(writer.InternalStats(ctx).Heads[0].Cid))
 	<-done
 }
+
+// One operation is one block that is looked at.
+func BenchmarkRepair(b *testing.B) {
+	d := benchOffline(b)
+	for i := range b.N {
+		benchPut(b, d, i)
+	}
+	b.ResetTimer()
+	if err := d.Repair(ctx); err != nil {
+		b.Fatal(err)
+	}
+}

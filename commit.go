@@ -169,7 +169,7 @@ func (c *commit) finish(ctx context.Context) error {
 	c.frontier.set(c.dag.heads.now, c.dag.roots.now)
 	for _, id := range c.dag.completed {
 		tip := c.dag.marks[id].tip
-		c.skips.add(tip.DAGName, tip.Height, id)
+		c.skips.note(tip.DAGName, tip.Height, id)
 	}
 	c.hooks.push(c.set.order)
 	c.published(c.made)

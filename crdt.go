@@ -272,7 +272,7 @@ func (d *Datastore) checkPut(key ds.Key, value []byte) error {
 		return err
 	}
 	heads, _ := d.frontier.get()
-	room := d.blocks.room("", min(len(heads.of("")), d.blocks.maxLinks())+1)
+	room := d.blocks.room("", min(len(heads.of("")), d.blocks.maxLinks()))
 	return (&change{key: key.String(), value: value, put: true}).fit(room)
 }
 

@@ -220,8 +220,8 @@ func (c *dagChange) unqueue(b *block) {
 // heightBelow is the greatest height that the block behind a link should have.
 func (b *block) heightBelow(link int) uint64 {
 	h := b.delta.priority
-	if link >= len(b.links)-b.skips {
-		return h & (h - 1)
+	if skip := link - (len(b.links) - b.skips); skip >= 0 {
+		return h - min(h, 1<<(minSkip+skip))
 	}
 	return h - 1
 }

@@ -54,9 +54,9 @@ const linkSize = 48
 // frameSize is at least what a block needs beside its links and elements.
 const frameSize = 64
 
-// room is how many bytes of elements fit a block with that many links.
-func (s *blockStore) room(dagName string, links int) int {
-	return s.maxSize - frameSize - len(dagName) - links*linkSize
+// room is how many bytes of elements fit a block on that many heads.
+func (s *blockStore) room(dagName string, heads int) int {
+	return s.maxSize - frameSize - len(dagName) - (heads+maxSkips)*linkSize
 }
 
 // skipLink is the name of a link to an older block (see skips.go). Links to the
@@ -158,6 +158,30 @@ func (s *blockStore) remove(ctx context.Context, id blockID) error {
 // get fetches a block with a getter and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
 func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
+	node, err := s.fetch(ctx, from, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.decode(id, node.RawData())
+}
+
+// getLinks fetches a block that was checked before, for its links.
+func (s *blockStore) getLinks(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
+	node, err := s.fetch(ctx, from, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkBytes(id, node.RawData()); err != nil {
+		return nil, err
+	}
+	links, skips, err := linksOf(node)
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
+	}
+	return &block{id: id, links: links, skips: skips}, nil
+}
+
+func (s *blockStore) fetch(ctx context.Context, from ipld.NodeGetter, id blockID) (ipld.Node, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	node, err := from.Get(ctx, id.Cid())
@@ -167,7 +191,7 @@ func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) 
 	if node == nil {
 		return nil, fmt.Errorf("crdt: the DAG service gave nothing for block %s", id.Cid())
 	}
-	return s.decode(id, node.RawData())
+	return node, nil
 }
 
 func (s *blockStore) limit(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -181,11 +205,18 @@ func (s *blockStore) limit(ctx context.Context) (context.Context, context.Cancel
 // ErrInvalidBlock it says nothing about the block.
 var errWrongBytes = errors.New("crdt: the bytes do not match the CID")
 
+func checkBytes(id blockID, raw []byte) error {
+	if sha256.Sum256(raw) != id {
+		return fmt.Errorf("%w %s", errWrongBytes, id.Cid())
+	}
+	return nil
+}
+
 // decode checks and reads a block. It takes raw bytes alone, so that nodes of
 // any implementation will do, and keeps them.
 func (s *blockStore) decode(id blockID, raw []byte) (*block, error) {
-	if c, err := blockPrefix.Sum(raw); err != nil || !c.Equals(id.Cid()) {
-		return nil, fmt.Errorf("%w %s", errWrongBytes, id.Cid())
+	if err := checkBytes(id, raw); err != nil {
+		return nil, err
 	}
 	b, err := s.parse(id, raw)
 	if err != nil {
@@ -217,8 +248,10 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 // linksOf returns the different blocks that a node links to, and how many of
 // them, at the end, are those of skip links.
 func linksOf(node ipld.Node) (ids []blockID, skips int, err error) {
-	seen := make(map[blockID]bool, len(node.Links()))
-	for _, l := range node.Links() {
+	links := node.Links()
+	seen := make(map[blockID]bool, len(links))
+	ids = make([]blockID, 0, len(links))
+	for _, l := range links {
 		id, err := blockIDOf(l.Cid)
 		if err != nil {
 			return nil, 0, err

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	ipld "github.com/ipfs/go-ipld-format"
 	logging "github.com/ipfs/go-log/v2"
 )
 
@@ -126,17 +127,11 @@ func (r *repairer) repair(ctx context.Context) error {
 // findUnmerged returns the blocks below the heads that have not been merged.
 func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []error) {
 	heads, _ := r.frontier.get()
-	err := r.blocks.traverse(ctx, heads.ids(), func(id blockID, b *block, err error) error {
-		known, lookErr := r.store.Has(ctx, r.store.keys.block(id))
+	err := r.blocks.traverse(ctx, heads.ids(), r.read, func(id blockID, b *block, err error) error {
 		switch {
-		case lookErr != nil:
-			return lookErr
-		case known && isFinal(err):
-			// Merged or refused long ago: the old module let more pass.
-			r.log.Warnf("repair does not go below %s", err)
 		case err != nil:
 			errs = append(errs, err)
-		case !known:
+		case b.delta != nil:
 			found = append(found, wanted{id: id, height: b.delta.priority})
 		}
 		return ctx.Err()
@@ -145,6 +140,24 @@ func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []err
 		errs = append(errs, err)
 	}
 	return found, errs
+}
+
+// read reads a block, or, if it has been merged or refused, its links alone.
+func (r *repairer) read(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
+	known, err := r.store.Has(ctx, r.store.keys.block(id))
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		return r.blocks.get(ctx, from, id)
+	}
+	b, err := r.blocks.getLinks(ctx, from, id)
+	if isFinal(err) {
+		// The old module let more pass.
+		r.log.Warnf("repair does not go below %s", err)
+		return &block{id: id}, nil
+	}
+	return b, err
 }
 
 // mergeMissed merges a block that is below a head. It does not become one.

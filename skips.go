@@ -4,22 +4,32 @@ import (
 	"context"
 	"maps"
 	"math/bits"
+	"slices"
 )
 
-// A block of height h also links to the complete block of its DAG at height
-// h - 2^k, where 2^k is the greatest power of two that divides h. Whoever comes
-// new then learns of far older blocks at once, and fetches a history of n
-// blocks in O(log² n) round trips instead of n. To old peers it is one more
-// link to a block that they have to fetch anyway.
+// Some blocks also link to older ones than the heads, by skip links. Whoever
+// comes new then learns of far older blocks at once, and fetches a history of n
+// blocks in O(log n) round trips instead of n. To old peers these are links to
+// blocks that they have to fetch anyway.
+//
+// Heights are cut into runs of 2^k. A block that ends a run (its height ends in
+// k ones) links to the ends of the runs of 2^2, 2^3 … 2^(k-1) in the upper half
+// of it, of the next quarter, and so on: h - 2^j. From the end of a run all of it
+// is k steps away. A block that begins a run (its height ends in k zeros, k > 1)
+// links to the beginning of the larger one, h - 2^k. From any height the begin of
+// the largest run is as many steps away as the height has bits, and the ends of
+// all runs before that are one step from those. This adds one skip link to every
+// second block on average.
 //
 // The skips are the blocks that such links may be needed for: for each DAG and
-// each number of trailing zero bits, the complete block whose height has that
-// many and that came last. They belong to the holder of the commit's turn.
+// each k, the last complete block that ends a run of 2^k, and the last one that
+// begins it. They belong to the holder of the commit's turn.
 type skips map[skipSlot]skipTarget
 
 type skipSlot struct {
-	dag   string
-	zeros int
+	dag  string
+	ends bool
+	k    int
 }
 
 type skipTarget struct {
@@ -27,31 +37,51 @@ type skipTarget struct {
 	id     blockID
 }
 
-// skipHeight is the height that a block of height h skips to, or 0 for none.
-// Where it would be h-1, the link to the head serves.
-func skipHeight(h uint64) uint64 {
-	if to := h & (h - 1); to != h-1 {
-		return to
+// minSkip is the logarithm of the least distance that a skip link is worth.
+// maxSkips bounds the links of one block; those that go furthest are kept.
+const (
+	minSkip  = 2
+	maxSkips = 16
+)
+
+// skipHeights are the heights that a block of a height skips to, the highest
+// first.
+func skipHeights(height uint64) []uint64 {
+	if k := bits.TrailingZeros64(height); k > 0 {
+		if to := height - 1<<k; k >= minSkip && to > 0 {
+			return []uint64{to}
+		}
+		return nil
 	}
-	return 0
+	var to []uint64
+	for ones, k := bits.TrailingZeros64(^height), minSkip; k < ones; k++ {
+		to = append(to, height-1<<k)
+	}
+	return to[max(0, len(to)-maxSkips):]
 }
 
 func slotOf(dagName string, height uint64) skipSlot {
-	return skipSlot{dagName, bits.TrailingZeros64(height)}
+	if height%2 == 1 {
+		return skipSlot{dagName, true, bits.TrailingZeros64(^height)}
+	}
+	return skipSlot{dagName, false, bits.TrailingZeros64(height)}
 }
 
 // links returns what a block of a height should link to beside the heads.
-func (s skips) links(dagName string, height uint64) []blockID {
-	to := skipHeight(height)
-	if t := s[slotOf(dagName, to)]; to > 0 && t.height == to {
-		return []blockID{t.id}
+func (s skips) links(dagName string, height uint64, heads []blockID) (ids []blockID) {
+	for _, to := range skipHeights(height) {
+		if t := s[slotOf(dagName, to)]; t.height == to && !slices.Contains(heads, t.id) {
+			ids = append(ids, t.id)
+		}
 	}
-	return nil
+	return ids
 }
 
-// add notes a complete block.
-func (s skips) add(dagName string, height uint64, id blockID) {
-	s[slotOf(dagName, height)] = skipTarget{height, id}
+// note takes notice of a complete block.
+func (s skips) note(dagName string, height uint64, id blockID) {
+	if slot := slotOf(dagName, height); height >= s[slot].height {
+		s[slot] = skipTarget{height, id}
+	}
 }
 
 // forget drops the targets in a DAG whose blocks are gone.
@@ -59,20 +89,17 @@ func (s skips) forget(dagName string) {
 	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dag == dagName })
 }
 
-// recall finds the skips anew after a start, from the heads down along the
-// links that go furthest. It reads O(log² n) blocks, which are mostly local;
-// until it is done, and for blocks that it cannot read, new blocks have fewer
-// skip links.
+// recall finds the skips anew after a start. It reads O(log n) blocks, which
+// are mostly local; until it is done, and for blocks that it cannot read, new
+// blocks have fewer skip links.
 func (c *committer) recall(ctx context.Context) {
 	found := make(skips)
 	heads, _ := c.frontier.get()
 	for id := range heads {
-		for steps := 0; steps < 2*64; steps++ {
-			next, ok := c.lowestLink(ctx, found, id)
-			if !ok {
-				break
-			}
-			id = next
+		b, err := c.blocks.get(ctx, c.blocks.dag, id)
+		for steps := 0; err == nil && b != nil && steps < 4*64; steps++ {
+			found.note(b.delta.dag, b.delta.priority, b.id)
+			b = c.recallBelow(ctx, found, b)
 		}
 	}
 	if c.acquire(ctx) != nil {
@@ -80,24 +107,29 @@ func (c *committer) recall(ctx context.Context) {
 	}
 	defer c.release()
 	for slot, t := range found {
-		if c.skips[slot].height < t.height {
-			c.skips[slot] = t
-		}
+		c.skips.note(slot.dag, t.height, t.id)
 	}
 }
 
-// lowestLink notes a block, and returns the lowest of those it links to.
-func (c *committer) lowestLink(ctx context.Context, found skips, id blockID) (lowest blockID, ok bool) {
-	b, err := c.blocks.get(ctx, c.blocks.dag, id)
-	if err != nil {
-		return lowest, false
+// recallBelow notes the heads that a block was built on, one of which ends a
+// run if the block begins the next. It returns where the block skips to if it
+// begins a run, or else the highest of those heads.
+func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (next *block) {
+	heads := b.links[:len(b.links)-b.skips]
+	for _, id := range heads[:min(len(heads), maxSkips)] {
+		child, err := c.blocks.get(ctx, c.blocks.dag, id)
+		if err != nil {
+			continue
+		}
+		found.note(child.delta.dag, child.delta.priority, id)
+		if next == nil || child.delta.priority > next.delta.priority {
+			next = child
+		}
 	}
-	if h := b.delta.priority; found[slotOf(b.delta.dag, h)].height < h {
-		found.add(b.delta.dag, h, id)
+	if b.skips > 0 && b.delta.priority%2 == 0 {
+		if to, err := c.blocks.get(ctx, c.blocks.dag, b.links[len(b.links)-1]); err == nil {
+			return to
+		}
 	}
-	// Links to heads come first, and the skip link, if there is one, is last.
-	if len(b.links) == 0 {
-		return lowest, false
-	}
-	return b.links[len(b.links)-1], true
+	return next
 }

@@ -3,6 +3,8 @@ package crdt
 import (
 	"context"
 	"sync"
+
+	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // A traversal reads the blocks below others, several at a time. Its fields
@@ -20,10 +22,13 @@ type traversed struct {
 	err error
 }
 
+// A blockReader reads a block, or as much of it as is wanted.
+type blockReader func(context.Context, ipld.NodeGetter, blockID) (*block, error)
+
 // traverse calls visit with each block in from and below, once, and with the
 // error where one could not be read. It ends at the first error that visit
-// returns. visit is called with one block at a time.
-func (s *blockStore) traverse(ctx context.Context, from []blockID, visit func(blockID, *block, error) error) error {
+// returns. visit is called with one block at a time, read with several.
+func (s *blockStore) traverse(ctx context.Context, from []blockID, read blockReader, visit func(blockID, *block, error) error) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -31,16 +36,21 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, visit func(bl
 	getter, end := s.session(ctx)
 	defer end()
 
-	results := make(chan traversed, fetchesPerWorker)
+	ids, results := make(chan blockID, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
+	defer close(ids)
+	for range fetchesPerWorker {
+		workers.Go(func() {
+			for id := range ids {
+				b, err := read(ctx, getter, id)
+				results <- traversed{id, b, err}
+			}
+		})
+	}
 	t := &traversal{seen: make(map[blockID]bool)}
 	t.add(from)
 	for t.running+len(t.todo) > 0 {
 		for t.running < fetchesPerWorker && len(t.todo) > 0 {
-			id := t.next()
-			workers.Go(func() {
-				b, err := s.get(ctx, getter, id)
-				results <- traversed{id, b, err}
-			})
+			ids <- t.next()
 		}
 		r := <-results
 		t.running--
