@@ -30,8 +30,10 @@ const (
 	broadcastTimeout = 30 * time.Second
 	retryPause       = time.Second
 
-	// joinPause is the least time between announcements to peers that came.
-	joinPause = time.Second
+	// joinPause is the least time between announcements to peers that came. Up
+	// to half of it passes at random before each, so that one replica speaks
+	// first, and those that hear it need not.
+	joinPause = 200 * time.Millisecond
 )
 
 // The announcer tells other replicas about the heads: at once about those
@@ -48,10 +50,10 @@ type announcer struct {
 	wake chan struct{} // holds a token while there is something to announce
 
 	mu      sync.Mutex
-	pending map[blockID]bool // to be announced, if they are heads still
-	fresh   []*block         // to be announced inline, in the order of their commits
-	size    int              // of fresh, in bytes
-	seen    map[blockID]bool // heads that others announced since the last round
+	pending map[blockID]bool      // to be announced, if they are heads still
+	fresh   []*block              // to be announced inline, in the order of their commits
+	size    int                   // of fresh, in bytes
+	seen    map[blockID]time.Time // heads that others announced since the last round
 }
 
 // inlineSize is the size of the largest block that travels inside its
@@ -74,7 +76,7 @@ func newAnnouncer(ctx context.Context, bcast Broadcaster, f *frontier, opts *Opt
 		inline:   inlineSize(bcast, opts),
 		wake:     make(chan struct{}, 1),
 		pending:  make(map[blockID]bool),
-		seen:     make(map[blockID]bool),
+		seen:     make(map[blockID]time.Time),
 	}
 }
 
@@ -96,12 +98,13 @@ func (a *announcer) announce(blocks []*block) {
 	a.poke()
 }
 
-// announceHeads asks for all heads to be announced, except those in without.
-func (a *announcer) announceHeads(without map[blockID]bool) {
+// announceHeads asks for all heads to be announced, except those that another
+// replica has announced since a moment.
+func (a *announcer) announceHeads(since time.Time) {
 	heads, _ := a.frontier.get()
 	a.mu.Lock()
 	for id := range heads {
-		if !without[id] {
+		if !a.seen[id].After(since) {
 			a.pending[id] = true
 		}
 	}
@@ -124,12 +127,13 @@ func (a *announcer) sawHead(id blockID) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen[id] = true
+	a.seen[id] = time.Now()
 }
 
 // run announces until the context ends.
 func (a *announcer) run() {
-	a.announceHeads(nil)
+	begun := time.Now()
+	a.announceHeads(begun)
 	round := time.NewTimer(a.nextRound())
 	defer round.Stop()
 	for {
@@ -138,7 +142,9 @@ func (a *announcer) run() {
 			a.pause(a.delay)
 			a.sendPending(a.ctx)
 		case <-round.C:
-			a.announceHeads(a.takeSeen())
+			a.announceHeads(begun)
+			begun = time.Now()
+			a.forgetSeen()
 			round.Reset(a.nextRound())
 		case <-a.ctx.Done():
 			return
@@ -164,12 +170,10 @@ func (a *announcer) nextRound() time.Duration {
 	return time.Duration(float64(a.interval) * (0.7 + 0.6*rand.Float64()))
 }
 
-func (a *announcer) takeSeen() map[blockID]bool {
+func (a *announcer) forgetSeen() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	seen := a.seen
-	a.seen = make(map[blockID]bool)
-	return seen
+	clear(a.seen)
 }
 
 func (a *announcer) pause(d time.Duration) {
@@ -245,9 +249,11 @@ func (a *announcer) greetPeers(n JoinNotifier, joined func()) {
 		if err := n.Joined(a.ctx); err != nil {
 			return
 		}
-		a.announceHeads(nil)
+		came := time.Now()
 		joined()
-		a.pause(joinPause)
+		a.pause(rand.N(joinPause / 2))
+		a.announceHeads(came)
+		a.pause(joinPause / 2)
 	}
 }
 

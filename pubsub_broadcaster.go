@@ -31,10 +31,11 @@ const (
 	pubsubPoll = time.Second
 )
 
-// pubsubSettle is how long gossipsub may need until it sends to a peer that has
-// come: the next heartbeat takes the peer into the mesh, and until then messages
-// pass it by.
-func pubsubSettle() time.Duration { return pubsub.GossipSubHeartbeatInterval * 3 / 2 }
+// pubsubGreetings is how often a join is reported, half a heartbeat of gossipsub
+// apart. Some heartbeat takes a peer that has come into the mesh, the next one
+// unless it is late, and until then messages pass the peer by. Nothing tells
+// when that is.
+const pubsubGreetings = 3
 
 // A PubSubBroadcaster is a Broadcaster on a topic of go-libp2p-pubsub. It is
 // made by NewPubSubBroadcaster and lives until the context given there, or the
@@ -157,22 +158,15 @@ func (b *PubSubBroadcaster) Next(ctx context.Context) ([]byte, error) {
 // Joined blocks until a peer has joined the topic since the last call, or was
 // there before the first. Peers that came meanwhile are reported by one return.
 //
-// It returns one and a half heartbeats of gossipsub after the join, at its
-// default 1.5 seconds: earlier, a broadcast would not reach a peer that has
-// just connected.
+// It returns three times for a join: half a heartbeat of gossipsub afterwards,
+// one and one and a half, at gossipsub's default 0.5, 1 and 1.5 seconds. A
+// broadcast after the last one reaches a peer that has just connected; an
+// earlier one may.
 //
 // It returns the error of ctx when that ended, and ErrNoMoreBroadcast when the
-// broadcaster did. A join that an error kept from being reported is reported by
-// the next call.
+// broadcaster did.
 func (b *PubSubBroadcaster) Joined(ctx context.Context) error {
-	if err := pubsubAwait(ctx, b, b.joined); err != nil {
-		return err
-	}
-	err := pubsubAwait(ctx, b, time.After(pubsubSettle()))
-	if err != nil {
-		b.joined.ring()
-	}
-	return err
+	return pubsubAwait(ctx, b, b.joined)
 }
 
 // InlineBlockSize lets blocks of up to 16 KiB travel in broadcasts. Gossipsub
@@ -293,8 +287,16 @@ func (b *PubSubBroadcaster) watchJoins() {
 			return
 		}
 		if event.Type == pubsub.PeerJoin {
-			b.joined.ring()
+			b.reportJoin()
 		}
+	}
+}
+
+// reportJoin rings later, from timers of the runtime: they outlive the
+// broadcaster, but do nothing then.
+func (b *PubSubBroadcaster) reportJoin() {
+	for i := range pubsubGreetings {
+		time.AfterFunc(pubsub.GossipSubHeartbeatInterval*time.Duration(i+1)/2, b.joined.ring)
 	}
 }
 

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -525,4 +526,58 @@ func TestManyHeadsAreAnnouncedInSeveralMessages(t *testing.T) {
 	if err != nil || len(ids) != maxHeadsPerMessage {
 		t.Errorf("%d heads of one message were taken: %v", len(ids), err)
 	}
+}
+
+// A joinNode is a node that is told when peers come.
+type joinNode struct {
+	*testNode
+	joins chan struct{}
+}
+
+func (n *joinNode) Joined(ctx context.Context) error {
+	select {
+	case <-n.joins:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A replica greets peers that come with its heads, unless another one has just
+// done so. Fake time shows what is not said.
+func TestPeersThatComeAreGreetedByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		opts := DefaultOptions()
+		opts.RebroadcastInterval = time.Hour
+		open := func() (*Datastore, *joinNode) {
+			node := &joinNode{net.node(), make(chan struct{})}
+			d, err := New(newAtomicStore(), testNamespace, node, node, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { d.Close() })
+			return d, node
+		}
+		a, na := open()
+		b, nb := open()
+		if err := a.Put(ctx, ds.NewKey("/k"), []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		newcomer, _ := open()
+		said := na.sent + nb.sent
+		na.joins <- struct{}{}
+		nb.joins <- struct{}{}
+		time.Sleep(time.Minute) // of fake time
+		synctest.Wait()
+		for _, d := range []*Datastore{b, newcomer} {
+			if v, err := d.Get(ctx, ds.NewKey("/k")); string(v) != "v" {
+				t.Errorf("/k is %q: %v", v, err)
+			}
+		}
+		if n := na.sent + nb.sent - said; n != 1 {
+			t.Errorf("%d replicas spoke", n)
+		}
+	})
 }
