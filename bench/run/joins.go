@@ -1,0 +1,90 @@
+package main
+
+import (
+	"sync"
+	"time"
+
+	crdt "github.com/ipfs/go-ds-crdt"
+)
+
+// requestDelay is how long the joiner waits for a block. Requests run side by side, so
+// what counts is how many of them must follow each other.
+const requestDelay = 5 * time.Millisecond
+
+// join measures how a new replica gets the history of another one.
+func join(count, keysPerBlock int) func(*env) error {
+	return func(e *env) error {
+		pairs := makePairs("/bench", e.size(count)*keysPerBlock)
+		source, head, err := e.writeHistory(pairs, keysPerBlock)
+		if err != nil {
+			return err
+		}
+		dag := newBlocks()
+		dag.source, dag.delay = source, requestDelay
+		arrived := new(arrivals)
+		radio := newStation(silent)
+		joiner, err := e.openReplica(dag, radio, arrived.watch(crdt.DefaultOptions()))
+		if err != nil {
+			return err
+		}
+		arrived.expect(pairs)
+		took, err := timed(func() error {
+			radio.heard <- head
+			return arrived.wait(e.ctx, joiner)
+		})
+		if err != nil {
+			return err
+		}
+		e.reportJoin(took, len(pairs), dag)
+		return verifyArrived(e.ctx, joiner, pairs)
+	}
+}
+
+func (e *env) reportJoin(took time.Duration, keys int, dag *memoryDAG) {
+	e.millis("time", took)
+	e.rate("rate", keys, took)
+	e.lower("delays end to end", float64(took)/float64(requestDelay), "delays")
+	e.lower("requests", float64(dag.requests.Load()), "requests")
+}
+
+// writeHistory writes blocks of some keys each and returns them with the announcement
+// of the last one.
+func (e *env) writeHistory(pairs []pair, keysPerBlock int) (*memoryDAG, []byte, error) {
+	dag := newBlocks()
+	var said lastMessage
+	replica, err := e.openReplica(dag, newStation(said.set), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := e.writeBlocks(replica, pairs, keysPerBlock); err != nil {
+		return nil, nil, err
+	}
+	err = replica.Close() // it may announce the last block no sooner
+	return dag, said.get(), err
+}
+
+// writeBlocks makes one block of every so many keys.
+func (e *env) writeBlocks(replica *crdt.Datastore, pairs []pair, keysPerBlock int) error {
+	if keysPerBlock == 1 {
+		return putAll(e.ctx, replica, pairs)
+	}
+	return putBatches(keysPerBlock)(e.ctx, replica, pairs)
+}
+
+// lastMessage is the last one that was said.
+type lastMessage struct {
+	mu      sync.Mutex
+	message []byte
+}
+
+func (l *lastMessage) set(message []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.message = message
+}
+
+func (l *lastMessage) get() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.message
+}

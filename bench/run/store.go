@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	ds "github.com/ipfs/go-datastore"
+	badger "github.com/ipfs/go-ds-badger4"
+	pebble "github.com/ipfs/go-ds-pebble"
+)
+
+// The kinds of stores.
+const (
+	badgerStore = "badger"
+	pebbleStore = "pebble"
+)
+
+// openStore opens a store that does not wait for the disk: how fast that is says
+// nothing about a replica.
+func openStore(kind, dir string) (ds.Batching, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	switch kind {
+	case badgerStore:
+		opts := badger.DefaultOptions
+		opts.Options = opts.WithSyncWrites(false)
+		return badger.NewDatastore(dir, &opts)
+	case pebbleStore:
+		return pebble.NewDatastore(dir) // does not sync unless told to
+	}
+	return nil, fmt.Errorf("there is no store %q, only %s and %s", kind, badgerStore, pebbleStore)
+}
+
+// diskBytes is what the files below a directory take up. Stores make files with holes,
+// so their lengths would not do. Pebble leaves some old logs for later use, whose size
+// says nothing about what is in the store.
+func diskBytes(dir string) (total int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(entry.Name()) == ".log" {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			total += info.Sys().(*syscall.Stat_t).Blocks * 512
+		}
+		return err
+	})
+	return total, err
+}
