@@ -44,6 +44,7 @@ var targets = []target{
 	{"libp2p-newcomer", "since the mesh", "badger", atMost, 1000},
 	{"repair", "time", "badger", thanTheirs, 2},
 	{"disk", "disk", "pebble", thanTheirs, 1 / 0.85},
+	{"disk-puts", "disk", "pebble", thanTheirs, 1 / 0.85},
 }
 
 func (t target) String() string {

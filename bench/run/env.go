@@ -25,6 +25,8 @@ type env struct {
 	raw   bool
 	quick bool
 
+	profile string // the file for it, or ""
+
 	stores  int // opened so far
 	closers []func() error
 	metrics []result.Metric

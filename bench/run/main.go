@@ -24,6 +24,7 @@ func main() {
 	store := flag.String("store", badgerStore, "badger or pebble")
 	raw := flag.Bool("raw", false, "measure the bare store, without a replica")
 	quick := flag.Bool("quick", false, "measure much less")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of the scenario to a `file`")
 	flag.Parse()
 	log.SetAllLoggers(log.LevelFatal)
 
@@ -31,7 +32,7 @@ func main() {
 	if *list {
 		err = printJSON(descriptions())
 	} else {
-		err = run(*name, env{kind: *store, raw: *raw, quick: *quick})
+		err = run(*name, env{kind: *store, raw: *raw, quick: *quick, profile: *profile})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -60,7 +61,7 @@ func measure(s scenario, e *env) (err error) {
 	if e.dir, err = os.MkdirTemp("", "crdt-bench-"); err != nil {
 		return err
 	}
-	err = s.run(e)
+	err = profiled(e.profile, func() error { return s.run(e) })
 	return errors.Join(err, e.close(), os.RemoveAll(e.dir))
 }
 

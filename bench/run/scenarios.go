@@ -22,7 +22,7 @@ var scenarios = []scenario{
 	{"batch30000", "one batch of 30,000 new keys", true, writes(30_000, putBatches(30_000))},
 	{"get", "Gets of random keys among 20,000", true, randomGets},
 	{"overwrite-delete", "the Delete of a key that was Put 400 times", false, deleteOverwritten},
-	{"rounds", "300 times: Put ten keys and Delete them again", false, rounds},
+	{"rounds", "300 times: Put ten keys and Delete them again", true, rounds},
 	{"delete-parent", "the Delete of a key with 50,000 keys below it", false, deleteParent},
 	{"query", "Queries over 200,000 keys", true, queries},
 	{"join1000", "a new replica gets 1,000 blocks of one key; each request takes 5 ms", false, join(1000, 1)},
@@ -36,7 +36,8 @@ var scenarios = []scenario{
 	{"libp2p-newcomer", "a new libp2p host gets 100 keys while nobody writes", false, libp2pNewcomer},
 	{"reopen", "New and a Get on a store of 1,000 blocks", false, reopen},
 	{"repair", "Repair of 1,000 blocks", false, repair},
-	{"disk", "bytes on disk and bytes allocated for a key, in batches of 1,000", true, disk},
+	{"disk", "bytes on disk and bytes allocated for a key, in batches of 1,000", true, disk(100_000, putBatches(1000))},
+	{"disk-puts", "the same, for Puts one after the other", true, disk(50_000, putAll)},
 }
 
 func find(name string) (scenario, error) {

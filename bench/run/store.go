@@ -36,11 +36,10 @@ func openStore(kind, dir string) (ds.Batching, error) {
 }
 
 // diskBytes is what the files below a directory take up. Stores make files with holes,
-// so their lengths would not do. Pebble leaves some old logs for later use, whose size
-// says nothing about what is in the store.
+// so their lengths would not do.
 func diskBytes(dir string) (total int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(entry.Name()) == ".log" {
+		if err != nil {
 			return err
 		}
 		info, err := entry.Info()
