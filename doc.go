@@ -91,7 +91,8 @@
 //   - delta.go and blockid.go say what a delta and a block's name look like,
 //     and which deltas are refused.
 //   - node.go turns deltas into blocks and back. It alone talks to the DAG
-//     service, and it checks all that comes from it.
+//     service, and it checks all that comes from it. blocknode.go is a block in
+//     the form that the service wants.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
