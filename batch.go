@@ -86,6 +86,14 @@ func (c *changes) append(ch *change) {
 	}
 }
 
+func (c *changes) keys() []string {
+	keys := make([]string, len(c.list))
+	for i, ch := range c.list {
+		keys[i] = ch.key
+	}
+	return keys
+}
+
 // add adds later changes.
 func (c *changes) add(later *changes) {
 	for _, ch := range later.list {
@@ -245,6 +253,9 @@ func (c *change) fit(room int) error {
 // where it can be, the first to be published first. Mostly it is one.
 func (c *commit) compose(ctx context.Context, all *changes, limit int) ([]Delta, error) {
 	p := &packer{limit: limit, priority: c.dag.height(""), newDelta: c.blocks.newDelta}
+	if err := c.set.loadAhead(ctx, all.keys()); err != nil {
+		return nil, err
+	}
 	var losers []*pb.Element
 	for _, ch := range all.list {
 		removed, err := c.prepare(ctx, p, ch)

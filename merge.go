@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 
 	logging "github.com/ipfs/go-log/v2"
@@ -131,6 +132,9 @@ func (m *merger) merge(group []*arrival) error {
 }
 
 func (m *merger) fill(ctx context.Context, c *commit, group []*arrival) error {
+	if err := c.set.loadAhead(ctx, keysOf(group)); err != nil {
+		return err
+	}
 	for _, a := range group {
 		if err := m.add(ctx, c, a); err != nil {
 			return err
@@ -149,6 +153,19 @@ func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
 		m.log.Warnf("refusing a block: %s", a.err)
 	}
 	return err
+}
+
+// keysOf returns the keys that the blocks of a group change.
+func keysOf(group []*arrival) (keys []string) {
+	for _, a := range group {
+		if a.block == nil {
+			continue
+		}
+		for _, e := range slices.Concat(a.block.delta.tombstones, a.block.delta.elements) {
+			keys = append(keys, e.GetKey())
+		}
+	}
+	return keys
 }
 
 // inlineOf returns the blocks that the DAG service does not have, because they
