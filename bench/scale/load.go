@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	ds "github.com/ipfs/go-datastore"
+)
+
+// load writes all keys to a replica, batch after batch.
+func (b *bench) load(ctx context.Context, into *replica) error {
+	end, err := b.profile("load")
+	if err != nil {
+		return err
+	}
+	m := b.meter("load", into.dir)
+	err = b.batches(func(from, to int) error {
+		if err := b.putBatch(ctx, into.Datastore, from, to); err != nil {
+			return err
+		}
+		m.add(to - from)
+		return nil
+	})
+	return errors.Join(err, m.stop(), end())
+}
+
+func (b *bench) putBatch(ctx context.Context, into ds.Batching, from, to int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	batch, err := into.Batch(ctx)
+	if err != nil {
+		return err
+	}
+	for i := from; i < to; i++ {
+		if err := batch.Put(ctx, b.key(i), value(i)); err != nil {
+			return err
+		}
+	}
+	return batch.Commit(ctx)
+}
