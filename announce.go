@@ -31,9 +31,9 @@ const (
 	retryPause       = time.Second
 
 	// joinPause is the least time between announcements to peers that came. Up
-	// to half of it passes at random before each, so that one replica speaks
+	// to a quarter of it passes at random before each, so that one replica speaks
 	// first, and those that hear it need not.
-	joinPause = 200 * time.Millisecond
+	joinPause = 400 * time.Millisecond
 )
 
 // The announcer tells other replicas about the heads: at once about those
@@ -203,9 +203,9 @@ func (a *announcer) sendPending(ctx context.Context) {
 // no announcement any more, but those that go inline, oldest first, spare a
 // fetch.
 func (a *announcer) takePending() []*pb.Head {
-	tops, _ := a.frontier.get()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	tops, _ := a.frontier.get() // under the lock: it has whatever is pending
 	var heads []*pb.Head
 	for _, b := range a.fresh {
 		delete(a.pending, b.id)
@@ -251,9 +251,9 @@ func (a *announcer) greetPeers(n JoinNotifier, joined func()) {
 		}
 		came := time.Now()
 		joined()
-		a.pause(rand.N(joinPause / 2))
+		a.pause(rand.N(joinPause / 4))
 		a.announceHeads(came)
-		a.pause(joinPause / 2)
+		a.pause(joinPause * 3 / 4)
 	}
 }
 

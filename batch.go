@@ -189,7 +189,9 @@ func (w *writer) take() []*pendingWrite {
 		n++
 	}
 	group := w.queue[:n:n]
-	w.queue = w.queue[n:]
+	if w.queue = w.queue[n:]; len(w.queue) == 0 {
+		w.queue = nil // the array holds the writes that were taken
+	}
 	return group
 }
 
@@ -369,10 +371,10 @@ func (c *commit) links(dagName string) []blockID {
 	return heads[:min(len(heads), c.blocks.maxLinks())]
 }
 
-// build makes a delta a block that is not known yet. On top of heads every
-// block is new: a merged block that links to them would have replaced them.
-// But where a DAG starts again after a purge, the same delta would make a block
-// that was merged before.
+// build makes a delta a block that is not known yet. On top of a head that is
+// new itself every block is. But where a DAG starts again after a purge, or on
+// a head that a user put back, the same delta may make a block that was merged
+// before.
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	for {
 		name := d.GetDagName()
@@ -383,7 +385,7 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 			return nil, err
 		}
 		c.dag.assume(complete, skips...)
-		if len(heads) > 0 {
+		if len(heads) > 0 && c.fresh[name] {
 			c.dag.assume(unknown, b.id)
 		}
 		m, err := c.dag.mark(ctx, b.id)

@@ -23,10 +23,11 @@ type committer struct {
 	tombstones bool // the store may hold tombstones
 	waiting    bool // the store may hold rows of waiting blocks
 	skips      skips
+	fresh      map[string]bool // DAGs with a head that is, or is above, a block made since the start
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips)}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips), fresh: make(map[string]bool)}
 	c.reloaded, c.published = func() {}, func([]*block) {}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
@@ -170,6 +171,9 @@ func (c *commit) finish(ctx context.Context) error {
 	for _, id := range c.dag.completed {
 		tip := c.dag.marks[id].tip
 		c.skips.note(tip.DAGName, tip.Height, id)
+	}
+	for _, b := range c.made {
+		c.fresh[b.delta.dag] = true
 	}
 	c.hooks.push(c.set.order)
 	c.published(c.made)

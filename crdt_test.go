@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
@@ -624,4 +626,42 @@ func TestPutValueBelongsToCallerAfterwards(t *testing.T) {
 	if !bytes.Equal([]byte(r.get("/batch")+r.get("/put")), []byte("beforebefore")) {
 		t.Errorf("values changed: %v", r.pairs())
 	}
+}
+
+// The queue of writes must not keep what has been written.
+func TestFinishedWritesAreForgotten(t *testing.T) {
+	const writes = 64
+	r := newTestNet().newReplica(t)
+	<-r.turn
+	var wg sync.WaitGroup
+	values := make(chan weak.Pointer[[1 << 10]byte], writes)
+	for i := range writes {
+		wg.Go(func() {
+			v := new([1 << 10]byte)
+			values <- weak.Make(v)
+			r.must(r.Put(ctx, ds.NewKey(fmt.Sprint("/", i%2)), v[:]))
+		})
+	}
+	waitFor(t, "all writes to wait", func() bool {
+		r.writer.mu.Lock()
+		defer r.writer.mu.Unlock()
+		return len(r.writer.queue) == writes
+	})
+	r.turn <- struct{}{}
+	wg.Wait()
+	close(values)
+	var all []weak.Pointer[[1 << 10]byte]
+	for p := range values {
+		all = append(all, p)
+	}
+	waitFor(t, "the values to go", func() bool {
+		runtime.GC()
+		kept := 0
+		for _, p := range all {
+			if p.Value() != nil {
+				kept++
+			}
+		}
+		return kept <= 2 // the store may have those that won
+	})
 }

@@ -212,7 +212,8 @@
 //
 //   - A batch of the user's store is taken to be atomic, unless it is the basic
 //     batch of go-datastore. That one is also found in a wrapper that tells of
-//     its children, as go-datastore's own do.
+//     its children, as go-datastore's own do. Badger cuts a batch beyond 15 % of
+//     its MemTableSize: that must be 64 MiB, the default, or more.
 //   - A reader beside a commit sees half of it if the store's batch lets it,
 //     or if the commit needed a redo row.
 //   - Blocks are made durable by the DAG service, not by Sync. A head whose

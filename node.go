@@ -174,7 +174,11 @@ func (s *blockStore) getLinks(ctx context.Context, from ipld.NodeGetter, id bloc
 	if err := checkBytes(id, node.RawData()); err != nil {
 		return nil, err
 	}
-	links, skips, err := linksOf(node)
+	decoded, err := decodeNode(node.RawData())
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
+	}
+	links, skips, err := linksOf(decoded)
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}

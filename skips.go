@@ -70,7 +70,11 @@ func slotOf(dagName string, height uint64) skipSlot {
 // links returns what a block of a height should link to beside the heads.
 func (s skips) links(dagName string, height uint64, heads []blockID) (ids []blockID) {
 	for _, to := range skipHeights(height) {
-		if t := s[slotOf(dagName, to)]; t.height == to && !slices.Contains(heads, t.id) {
+		slot := slotOf(dagName, to)
+		switch t := s[slot]; {
+		case t.height > height: // above all heads: a lie
+			delete(s, slot)
+		case t.height == to && !slices.Contains(heads, t.id):
 			ids = append(ids, t.id)
 		}
 	}
@@ -89,15 +93,20 @@ func (s skips) forget(dagName string) {
 	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dag == dagName })
 }
 
+// maxRecall bounds the steps of recall. A history takes two for each bit of its
+// height; heads mostly share most of theirs.
+const maxRecall = 1024
+
 // recall finds the skips anew after a start. It reads O(log n) blocks, which
 // are mostly local; until it is done, and for blocks that it cannot read, new
 // blocks have fewer skip links.
 func (c *committer) recall(ctx context.Context) {
-	found := make(skips)
+	found, seen := make(skips), make(map[blockID]bool)
 	heads, _ := c.frontier.get()
 	for id := range heads {
 		b, err := c.blocks.get(ctx, c.blocks.dag, id)
-		for steps := 0; err == nil && b != nil && steps < 4*64; steps++ {
+		for err == nil && b != nil && !seen[b.id] && len(seen) < maxRecall {
+			seen[b.id] = true
 			found.note(b.delta.dag, b.delta.priority, b.id)
 			b = c.recallBelow(ctx, found, b)
 		}

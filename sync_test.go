@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/bits"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -213,55 +211,6 @@ func TestMissingBlockStallsNothingButItsOwnRoot(t *testing.T) {
 	}
 	if h := b.InternalStats(ctx).MaxHeight; h < 6 {
 		t.Errorf("height %d is not above the root that is being fetched", h)
-	}
-}
-
-// With skip links a newcomer learns of old blocks early: it does not go down
-// the history one round trip a block. On fake time, only round trips count.
-func TestNewcomerFetchesHistoryInFewRoundTrips(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const blocks, delay = 1000, 5 * time.Millisecond
-		net := newTestNet()
-		a := net.newReplica(t)
-		for i := range blocks {
-			if i == blocks/2 {
-				a.restart()
-				synctest.Wait() // it finds the targets of its links again
-			}
-			a.put(fmt.Sprintf("/%d", i%50), fmt.Sprint(i))
-		}
-		net.mu.Lock()
-		net.delay = delay
-		net.mu.Unlock()
-		b := net.newReplica(t)
-		begun := time.Now()
-		converge(t, a, b)
-		if trips := time.Since(begun) / delay; trips > 20 {
-			t.Errorf("%d blocks took %d round trips", blocks, trips)
-		}
-	})
-}
-
-// Every block of a history of n is O(log n) links away from the newest, and
-// has less than one skip link on average.
-func TestSkipLinksMakeHistoryShallow(t *testing.T) {
-	for _, n := range []int{1, 2, 7, 8, 1000, 1023, 1024, 99_999, 1<<17 - 1} {
-		steps, links := make([]int, n+1), 0
-		for h := n; h > 1; h-- {
-			skips := skipHeights(uint64(h))
-			links += len(skips)
-			for _, to := range append(skips, uint64(h-1)) {
-				if s := steps[h] + 1; steps[to] == 0 || s < steps[to] {
-					steps[to] = s
-				}
-			}
-		}
-		if deepest := slices.Max(steps); deepest > 2*bits.Len(uint(n))+2 {
-			t.Errorf("a block of %d is %d steps away", n, deepest)
-		}
-		if links > n/2+1 {
-			t.Errorf("%d skip links in %d blocks", links, n)
-		}
 	}
 }
 

@@ -276,12 +276,12 @@ func (w *walker) prepare(j *job, cancel context.CancelFunc) (ipld.NodeGetter, ti
 		cancel() // dropped meanwhile, and the walk may have ended
 		return w.blocks.dag, minPatience
 	}
-	if wk.from == nil {
-		wk.from, wk.end = w.blocks.session(w.ctx)
-	}
-	from := wk.from
-	if j.attempts > 0 {
-		from = w.blocks.dag
+	from := ipld.NodeGetter(w.blocks.dag)
+	if j.attempts == 0 {
+		if wk.from == nil {
+			wk.from, wk.end = w.blocks.session(w.ctx)
+		}
+		from = wk.from
 	}
 	return from, min(max(minPatience, 4*w.latency), maxPatience)
 }

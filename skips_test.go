@@ -1,0 +1,94 @@
+package crdt
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
+)
+
+// With skip links a newcomer learns of old blocks early: it does not go down
+// the history one round trip a block. On fake time, only round trips count.
+func TestNewcomerFetchesHistoryInFewRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const blocks, delay = 1000, 5 * time.Millisecond
+		net := newTestNet()
+		a := net.newReplica(t)
+		for i := range blocks {
+			if i == blocks/2 {
+				a.restart()
+				synctest.Wait() // it finds the targets of its links again
+			}
+			a.put(fmt.Sprintf("/%d", i%50), fmt.Sprint(i))
+		}
+		net.mu.Lock()
+		net.delay = delay
+		net.mu.Unlock()
+		b := net.newReplica(t)
+		begun := time.Now()
+		converge(t, a, b)
+		if trips := time.Since(begun) / delay; trips > 20 {
+			t.Errorf("%d blocks took %d round trips", blocks, trips)
+		}
+	})
+}
+
+// Every block of a history of n is O(log n) links away from the newest, and
+// has less than one skip link on average.
+func TestSkipLinksMakeHistoryShallow(t *testing.T) {
+	for _, n := range []int{1, 2, 7, 8, 1000, 1023, 1024, 99_999, 1<<17 - 1} {
+		steps, links := make([]int, n+1), 0
+		for h := n; h > 1; h-- {
+			skips := skipHeights(uint64(h))
+			links += len(skips)
+			for _, to := range append(skips, uint64(h-1)) {
+				if s := steps[h] + 1; steps[to] == 0 || s < steps[to] {
+					steps[to] = s
+				}
+			}
+		}
+		if deepest := slices.Max(steps); deepest > 2*bits.Len(uint(n))+2 {
+			t.Errorf("a block of %d is %d steps away", n, deepest)
+		}
+		if links > n/2+1 {
+			t.Errorf("%d skip links in %d blocks", links, n)
+		}
+	}
+}
+
+// A peer may put blocks of any height below one of its own. What they say about
+// skip links is forgotten when it turns out to be above the heads.
+func TestFalseHeightsDoNotEndSkipLinks(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	for i := range 20 {
+		r.put("/k", fmt.Sprint(i))
+	}
+	liar := net.node()
+	below := []cid.Cid{r.head()}
+	for k := range 40 {
+		for _, h := range []uint64{1<<50 + 1<<k, 1<<50 + 1<<(k+1) + 1<<k - 1} {
+			below = append(below, liar.forge(t, marshalDelta(t, &pb.Delta{Priority: h})))
+		}
+	}
+	top := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1}), below...)
+	r.node.deliver(announcement(top))
+	waitFor(t, "the liar's block", func() bool { return r.state(top) == complete })
+	skips := 0
+	for i := range 100 {
+		r.put("/k", fmt.Sprint(i))
+		id, err := blockIDOf(r.head())
+		r.must(err)
+		b, err := r.Datastore.blocks.get(ctx, r.node, id)
+		r.must(err)
+		skips += b.skips
+	}
+	if skips < 20 {
+		t.Errorf("%d skip links in 100 blocks", skips)
+	}
+}
