@@ -109,7 +109,7 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 	if err != nil {
 		return err
 	}
-	return m.blocks.traverse(ctx, ids, m.blocks.get, func(_ blockID, b *block, err error) error {
+	return m.blocks.traverse(ctx, ids, make(map[blockID]bool), func(_ blockID, b *block, err error) error {
 		if err != nil {
 			return err
 		}
@@ -165,7 +165,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 // that cannot be had were purged before.
 func (m *MerkleCRDT) collectDAG(ctx context.Context, dagName string, tops []blockID) ([]blockID, error) {
 	var ids []blockID
-	err := m.blocks.traverse(ctx, tops, m.blocks.get, func(id blockID, b *block, err error) error {
+	err := m.blocks.traverse(ctx, tops, make(map[blockID]bool), func(id blockID, b *block, err error) error {
 		if err == nil && b.delta.dag == dagName {
 			ids = append(ids, id)
 		}

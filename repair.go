@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	ipld "github.com/ipfs/go-ipld-format"
 	logging "github.com/ipfs/go-log/v2"
 )
 
@@ -127,12 +126,20 @@ func (r *repairer) repair(ctx context.Context) error {
 // findUnmerged returns the blocks below the heads that have not been merged.
 func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []error) {
 	heads, _ := r.frontier.get()
-	err := r.blocks.traverse(ctx, heads.ids(), r.read, func(id blockID, b *block, err error) error {
+	known, err := r.known(ctx)
+	if err != nil {
+		return nil, []error{err}
+	}
+	err = r.blocks.traverse(ctx, heads.ids(), known, func(id blockID, b *block, err error) error {
 		switch {
-		case err != nil:
-			errs = append(errs, err)
-		case b.delta != nil:
+		case err == nil && b.delta == nil: // known
+		case err == nil:
 			found = append(found, wanted{id: id, height: b.delta.priority})
+		case isFinal(err) && r.isKnown(ctx, id):
+			// Merged or refused long ago: the old module let more pass.
+			r.log.Warnf("repair does not go below %s", err)
+		default:
+			errs = append(errs, err)
 		}
 		return ctx.Err()
 	})
@@ -142,22 +149,24 @@ func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []err
 	return found, errs
 }
 
-// read reads a block, or, if it has been merged or refused, its links alone.
-func (r *repairer) read(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
+func (r *repairer) isKnown(ctx context.Context, id blockID) bool {
 	known, err := r.store.Has(ctx, r.store.keys.block(id))
-	if err != nil {
-		return nil, err
+	return known && err == nil
+}
+
+// known returns the blocks that have been merged or refused. To read all marks
+// takes less time than to look up one after the other.
+func (r *repairer) known(ctx context.Context) (map[blockID]bool, error) {
+	ids := make(map[blockID]bool)
+	for e, err := range r.store.rows(ctx, r.store.keys.blocks, true, 0) {
+		if err != nil {
+			return nil, err
+		}
+		if _, id, ok := splitID(e.Key); ok {
+			ids[id] = false
+		}
 	}
-	if !known {
-		return r.blocks.get(ctx, from, id)
-	}
-	b, err := r.blocks.getLinks(ctx, from, id)
-	if isFinal(err) {
-		// The old module let more pass.
-		r.log.Warnf("repair does not go below %s", err)
-		return &block{id: id}, nil
-	}
-	return b, err
+	return ids, nil
 }
 
 // mergeMissed merges a block that is below a head. It does not become one.
