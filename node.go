@@ -12,6 +12,7 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 	dag "github.com/ipfs/go-merkledag"
 	dagpb "github.com/ipfs/go-merkledag/pb"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // SessionDAGService is a DAG service that can tie requests for related blocks
@@ -101,20 +102,57 @@ func encodeNode(data []byte, links []blockID, skips int) ([]byte, error) {
 }
 
 // decodeLinks reads the links of a dag-pb node that decodeNode has passed
-// before, which is much slower.
+// before. It is much faster, and looks at nothing else.
 func decodeLinks(raw []byte) (ids []blockID, err error) {
-	var node dagpb.PBNode
-	if err := node.Unmarshal(raw); err != nil {
+	err = eachField(raw, linksField, func(link []byte) error {
+		return eachField(link, hashField, func(hash []byte) error {
+			id, err := blockIDFromBytes(hash)
+			ids = append(ids, id)
+			return err
+		})
+	})
+	return ids, err
+}
+
+// Numbers of fields in the messages of dag-pb: PBNode.Links and PBLink.Hash.
+const (
+	linksField = 2
+	hashField  = 1
+)
+
+// eachField calls f with each field of a protobuf message that has a number and
+// holds bytes.
+func eachField(msg []byte, number protowire.Number, f func([]byte) error) error {
+	for len(msg) > 0 {
+		num, typ, n := protowire.ConsumeTag(msg)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		size := protowire.ConsumeFieldValue(num, typ, msg[n:])
+		if size < 0 {
+			return protowire.ParseError(size)
+		}
+		if num == number && typ == protowire.BytesType {
+			v, _ := protowire.ConsumeBytes(msg[n:])
+			if err := f(v); err != nil {
+				return err
+			}
+		}
+		msg = msg[n+size:]
+	}
+	return nil
+}
+
+// decodeKnown checks and reads a block that was decoded before: its links alone.
+func decodeKnown(id blockID, raw []byte) (*block, error) {
+	if err := checkBytes(id, raw); err != nil {
 		return nil, err
 	}
-	for _, l := range node.Links {
-		id, err := blockIDFromBytes(l.Hash)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
+	links, err := decodeLinks(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}
-	return ids, nil
+	return &block{id: id, links: links}, nil
 }
 
 // decodeNode reads a dag-pb node, strictly.
@@ -175,32 +213,17 @@ func (s *blockStore) remove(ctx context.Context, id blockID) error {
 // get fetches a block with a getter and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
 func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
-	node, err := s.fetch(ctx, from, id)
-	if err != nil {
-		return nil, err
-	}
-	return s.decode(id, node.RawData())
-}
-
-// getLinks fetches a block that was checked before, for its links.
-func (s *blockStore) getLinks(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
-	node, err := s.fetch(ctx, from, id)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkBytes(id, node.RawData()); err != nil {
-		return nil, err
-	}
-	links, err := decodeLinks(node.RawData())
-	if err != nil {
-		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
-	}
-	return &block{id: id, links: links}, nil
-}
-
-func (s *blockStore) fetch(ctx context.Context, from ipld.NodeGetter, id blockID) (ipld.Node, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	raw, err := fetch(ctx, from, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.decode(id, raw)
+}
+
+// fetch gets the bytes of a block, unchecked. It takes as long as ctx lets it.
+func fetch(ctx context.Context, from ipld.NodeGetter, id blockID) ([]byte, error) {
 	node, err := from.Get(ctx, id.Cid())
 	if err != nil {
 		return nil, fmt.Errorf("crdt: fetching block %s: %w", id.Cid(), err)
@@ -208,7 +231,7 @@ func (s *blockStore) fetch(ctx context.Context, from ipld.NodeGetter, id blockID
 	if node == nil {
 		return nil, fmt.Errorf("crdt: the DAG service gave nothing for block %s", id.Cid())
 	}
-	return node, nil
+	return node.RawData(), nil
 }
 
 func (s *blockStore) limit(ctx context.Context) (context.Context, context.CancelFunc) {

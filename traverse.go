@@ -3,6 +3,9 @@ package crdt
 import (
 	"context"
 	"sync"
+	"time"
+
+	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // A traversal reads the blocks below others, several at a time. Its fields
@@ -41,16 +44,10 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, known map[blo
 	defer close(blocks)
 	for range fetchesPerWorker {
 		workers.Go(func() {
-			// A context of its own: those of requests come and go on it, and
-			// all on one would wait for its lock.
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
+			limit := requestLimit{parent: ctx, timeout: s.timeout}
+			defer limit.end()
 			for r := range blocks {
-				read := s.get
-				if r.known {
-					read = s.getLinks
-				}
-				b, err := read(ctx, getter, r.id)
+				b, err := s.read(&limit, getter, r)
 				results <- traversed{r.id, b, err}
 			}
 		})
@@ -73,6 +70,18 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, known map[blo
 	return ctx.Err()
 }
 
+func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (*block, error) {
+	raw, err := fetch(limit.begin(), from, r.id)
+	limit.stop()
+	switch {
+	case err != nil:
+		return nil, err
+	case r.known:
+		return decodeKnown(r.id, raw)
+	}
+	return s.decode(r.id, raw)
+}
+
 func (t *traversal) add(ids []blockID) {
 	for _, id := range ids {
 		if visited, known := t.visited[id]; !visited {
@@ -87,4 +96,45 @@ func (t *traversal) next() toRead {
 	t.todo = t.todo[1:]
 	t.running++
 	return r
+}
+
+// A requestLimit limits requests that one goroutine makes one after the other.
+// They share a context until one runs out of time: to make one for each takes
+// as long as many a request.
+type requestLimit struct {
+	parent  context.Context
+	timeout time.Duration // 0: none
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	timer  *time.Timer
+}
+
+// begin returns the context of the next request. Call stop after it.
+func (l *requestLimit) begin() context.Context {
+	switch {
+	case l.ctx == nil || l.ctx.Err() != nil:
+		l.end()
+		l.ctx, l.cancel = context.WithCancel(l.parent)
+		if l.timeout > 0 {
+			l.timer = time.AfterFunc(l.timeout, l.cancel)
+		}
+	case l.timer != nil:
+		l.timer.Reset(l.timeout)
+	}
+	return l.ctx
+}
+
+// stop ends a request. If its time has run out meanwhile, so has the context's.
+func (l *requestLimit) stop() {
+	if l.timer != nil && !l.timer.Stop() {
+		l.cancel()
+	}
+}
+
+func (l *requestLimit) end() {
+	if l.ctx != nil {
+		l.stop()
+		l.cancel()
+	}
 }
