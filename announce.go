@@ -30,9 +30,9 @@ const (
 	broadcastTimeout = 30 * time.Second
 	retryPause       = time.Second
 
-	// joinPause is the least time between announcements to peers that came. Up
-	// to a quarter of it passes at random before each, so that one replica speaks
-	// first, and those that hear it need not.
+	// joinPause is about how far apart announcements to peers that came are,
+	// at the least. Up to a quarter of it passes at random before each, so that
+	// one replica speaks first, and those that hear it need not.
 	joinPause = 400 * time.Millisecond
 )
 

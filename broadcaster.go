@@ -40,10 +40,12 @@ type BlockCarrier interface {
 }
 
 // A JoinNotifier is a Broadcaster that knows when peers come. The datastore
-// announces its heads at once when one does, so that a newcomer need not wait
-// for the next rebroadcast. Implementing it is optional.
+// announces its heads when one does, within a moment and unless another replica
+// does so first, so that a newcomer need not wait for the next rebroadcast.
+// Implementing it is optional.
 type JoinNotifier interface {
-	// Joined blocks until at least one peer has come since the last call, or
+	// Joined blocks until at least one peer has come since the last call. It
+	// may return again for a peer that may not have been reached before. It
 	// returns an error when ctx or the broadcaster ends. The datastore calls
 	// it from one goroutine.
 	Joined(context.Context) error

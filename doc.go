@@ -73,8 +73,8 @@
 // and commits them. Then it passes the turn on, asks for the announcement,
 // runs the hooks, and only then do the calls return.
 //
-// A small block mostly comes inside its announcement; it goes to the merger at
-// once, and from there to the DAG service before it is merged. Any other
+// A small block mostly comes inside its announcement; unless the merger is
+// behind, it goes there at once, and from there to the DAG service before it is merged. Any other
 // announced block that is not known is fetched, and then the blocks below
 // it, newest first (walk.go). Each announcement is a walk of its own, and walks
 // take turns. Blocks are merged as they arrive, before what is below them

@@ -10,7 +10,7 @@ import (
 	logging "github.com/ipfs/go-log/v2"
 )
 
-// The merger commits the blocks that the walker fetched, several at a time when
+// The merger commits the blocks that were fetched or announced inline, several at a time when
 // they come faster than they can be committed one by one. It is one goroutine.
 type merger struct {
 	*committer

@@ -101,8 +101,8 @@ func encodeNode(data []byte, links []blockID, skips int) ([]byte, error) {
 	return node.Marshal()
 }
 
-// decodeLinks reads the links of a dag-pb node that decodeNode has passed
-// before. It is much faster, and looks at nothing else.
+// decodeLinks reads the links of a dag-pb node. It is much faster than
+// decodeNode, and looks at nothing else.
 func decodeLinks(raw []byte) (ids []blockID, err error) {
 	err = eachField(raw, linksField, func(link []byte) error {
 		return eachField(link, hashField, func(hash []byte) error {
@@ -143,7 +143,8 @@ func eachField(msg []byte, number protowire.Number, f func([]byte) error) error 
 	return nil
 }
 
-// decodeKnown checks and reads a block that was decoded before: its links alone.
+// decodeKnown reads the links of a block that was judged before, here or by the
+// old module. It checks only that these are its bytes.
 func decodeKnown(id blockID, raw []byte) (*block, error) {
 	if err := checkBytes(id, raw); err != nil {
 		return nil, err

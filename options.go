@@ -62,7 +62,7 @@ type Options struct {
 
 	// InlineBlockSize is the size in bytes of the largest block that travels
 	// inside its first announcement, so that those who hear it need not fetch
-	// it. Each peer may get such an announcement several times. 0 leaves it to
+	// it. At most 256 KiB of blocks wait to go so; more are fetched. Each peer may get such an announcement several times. 0 leaves it to
 	// the broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is no
 	// BlockCarrier. Negative: none. Replicas need not agree. Default: 0.
 	InlineBlockSize int

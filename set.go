@@ -22,7 +22,7 @@ import (
 type setChange struct {
 	store      *rowStore
 	keys       map[string]*keyChange
-	ahead      map[string]*keyChange  // loaded, but not touched yet
+	ahead      map[string]*keyChange  // loaded by loadAhead; keys has those that were touched
 	order      []*keyChange           // in the order of first touch, for the hooks
 	tombstones map[versionName]bool   // rows to put (true) or remove (false)
 	stored     bool                   // tombstone rows may exist in the store

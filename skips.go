@@ -13,9 +13,9 @@ import (
 // blocks that they have to fetch anyway.
 //
 // Heights are cut into runs of 2^k. A block that ends a run (its height ends in
-// k ones) links to the ends of the runs of 2^2, 2^3 … 2^(k-1) in the upper half
-// of it, of the next quarter, and so on: h - 2^j. From the end of a run all of it
-// is k steps away. A block that begins a run (its height ends in k zeros, k > 1)
+// k ones) links to the ends of the runs that make it up, its lower half, its
+// third quarter, its seventh eighth and so on, down to runs of 2^2: h - 2^j. From
+// the end of a run all of it is at most k + 1 steps away. A block that begins a run (its height ends in k zeros, k > 1)
 // links to the beginning of the larger one, h - 2^k. From any height the begin of
 // the largest run is as many steps away as the height has bits, and the ends of
 // all runs before that are one step from those. This adds one skip link to every
