@@ -368,11 +368,3 @@ func announcedIn(heads []*pb.Head) (list []announced, err error) {
 	}
 	return list, err
 }
-
-func blockIDFromBytes(b []byte) (blockID, error) {
-	c, err := cid.Cast(b)
-	if err != nil {
-		return blockID{}, err
-	}
-	return blockIDOf(c)
-}

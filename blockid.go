@@ -31,6 +31,15 @@ func blockIDOf(c cid.Cid) (blockID, error) {
 	return blockID(c.Hash()[len(multihashHead):]), nil
 }
 
+// blockIDFromBytes does so for the bytes of a CID.
+func blockIDFromBytes(b []byte) (blockID, error) {
+	c, err := cid.Cast(b)
+	if err != nil {
+		return blockID{}, err
+	}
+	return blockIDOf(c)
+}
+
 func (id blockID) multihash() []byte {
 	return append(multihashHead[:len(multihashHead):len(multihashHead)], id[:]...)
 }
