@@ -21,6 +21,8 @@ var blockPrefix = cid.Prefix{Version: 1, Codec: cid.DagProtobuf, MhType: mh.SHA2
 // multihashHead precedes the digest in a block's multihash.
 var multihashHead = []byte{mh.SHA2_256, sha256.Size}
 
+const multihashLength = 2 + sha256.Size
+
 var base32Upper = base32.StdEncoding.WithPadding(base32.NoPadding)
 
 // blockIDOf returns the id in a CID, or an error for a CID that no block has.
@@ -40,15 +42,19 @@ func blockIDFromBytes(b []byte) (blockID, error) {
 	return blockIDOf(c)
 }
 
-func (id blockID) multihash() []byte {
-	return append(multihashHead[:len(multihashHead):len(multihashHead)], id[:]...)
+func (id blockID) multihash() (m [multihashLength]byte) {
+	copy(m[copy(m[:], multihashHead):], id[:])
+	return m
 }
 
 // Cid returns the CID of the block.
-func (id blockID) Cid() cid.Cid { return cid.NewCidV1(cid.DagProtobuf, id.multihash()) }
+func (id blockID) Cid() cid.Cid {
+	multihash := id.multihash()
+	return cid.NewCidV1(cid.DagProtobuf, multihash[:])
+}
 
-// nameLength is the length of a block's name: of 34 bytes in base32.
-const nameLength = (2+len(blockID{}))*8/5 + 1
+// nameLength is the length of a block's name: of its multihash in base32.
+const nameLength = multihashLength*8/5 + 1
 
 // String returns the upper-case base32 multihash that names the block in the
 // store.
@@ -60,8 +66,7 @@ func (id blockID) dsKey() string { return id.under("") }
 // under is the name of a block's row under a prefix. It is made in one piece:
 // every commit needs some.
 func (id blockID) under(prefix string) string {
-	var multihash [2 + len(id)]byte
-	copy(multihash[copy(multihash[:], multihashHead):], id[:])
+	multihash := id.multihash()
 	var name [1 + nameLength]byte
 	name[0] = '/'
 	base32Upper.Encode(name[1:], multihash[:])
@@ -75,7 +80,7 @@ func (id blockID) under(prefix string) string {
 // parseBlockID reads what String wrote.
 func parseBlockID(s string) (id blockID, ok bool) {
 	b, err := base32Upper.DecodeString(s)
-	if err != nil || len(b) != len(multihashHead)+len(id) || !bytes.HasPrefix(b, multihashHead) {
+	if err != nil || len(b) != multihashLength || !bytes.HasPrefix(b, multihashHead) {
 		return id, false
 	}
 	return blockID(b[len(multihashHead):]), true

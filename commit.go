@@ -141,8 +141,8 @@ func (m missingValues) Error() string {
 	return fmt.Sprintf("crdt: %d values must be read from their blocks, such as that of %s in %s", len(m), m[0].key, m[0].id.Cid())
 }
 
-// finish stores the commit's own blocks and writes the commit. After an error nothing has changed, or, when the
-// store failed, it is unknown whether it has.
+// finish stores the commit's own blocks and writes the commit. After an error
+// nothing has changed, or, when the store failed, it is unknown whether it has.
 func (c *commit) finish(ctx context.Context) error {
 	missing, err := c.set.settle(ctx)
 	if err != nil {

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"sync"
 
+	"github.com/ipfs/go-ds-crdt/pb"
 	logging "github.com/ipfs/go-log/v2"
 )
 
-// The merger commits the blocks that were fetched or announced inline, several at a time when
-// they come faster than they can be committed one by one. It is one goroutine.
+// The merger commits the blocks that were fetched or announced inline, several
+// at a time when they come faster than they can be committed one by one. It is
+// one goroutine.
 type merger struct {
 	*committer
 	ctx      context.Context
@@ -161,9 +162,15 @@ func keysOf(group []*arrival) (keys []string) {
 		if a.block == nil {
 			continue
 		}
-		for _, e := range slices.Concat(a.block.delta.tombstones, a.block.delta.elements) {
-			keys = append(keys, e.GetKey())
-		}
+		keys = appendKeys(keys, a.block.delta.tombstones)
+		keys = appendKeys(keys, a.block.delta.elements)
+	}
+	return keys
+}
+
+func appendKeys(keys []string, elements []*pb.Element) []string {
+	for _, e := range elements {
+		keys = append(keys, e.GetKey())
 	}
 	return keys
 }

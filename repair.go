@@ -23,9 +23,9 @@ type repairer struct {
 
 // Repair reads every block below the heads and merges those that have not
 // been. It keeps the CIDs of all blocks in memory while it runs, also of those
-// that were purged. When all is
-// well it marks the datastore clean; when blocks could not be had, it returns
-// an error and leaves the datastore as dirty as it was.
+// that were purged. When all is well it marks the datastore clean; when blocks
+// could not be had, it returns an error and leaves the datastore as dirty as it
+// was.
 func (d *Datastore) Repair(ctx context.Context) error {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {

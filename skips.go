@@ -15,11 +15,11 @@ import (
 // Heights are cut into runs of 2^k. A block that ends a run (its height ends in
 // k ones) links to the ends of the runs that make it up, its lower half, its
 // third quarter, its seventh eighth and so on, down to runs of 2^2: h - 2^j. From
-// the end of a run all of it is at most k + 1 steps away. A block that begins a run (its height ends in k zeros, k > 1)
-// links to the beginning of the larger one, h - 2^k. From any height the begin of
-// the largest run is as many steps away as the height has bits, and the ends of
-// all runs before that are one step from those. This adds one skip link to every
-// second block on average.
+// the end of a run all of it is at most k + 1 steps away. A block that begins a
+// run (its height ends in k zeros, k > 1) links to the beginning of the larger
+// one, h - 2^k. From any height the beginning of the largest run is as many
+// steps away as the height has bits, and the ends of all runs before that are
+// one step from those. This adds one skip link to every second block on average.
 //
 // The skips are the blocks that such links may be needed for: for each DAG and
 // each k, the last complete block that ends a run of 2^k, and the last one that
