@@ -23,7 +23,7 @@ func (b *bench) join(ctx context.Context, net *bus, first *replica) (*replica, e
 		onPut: func(ds.Key, []byte) { m.add(1) },
 	})
 	if err == nil {
-		err = awaitHeads(ctx, r, first, func() int { return int(m.count.Load()) })
+		err = awaitKeys(ctx, r, first, b.keys, func() int { return int(m.count.Load()) })
 	}
 	if err = errors.Join(err, m.stop(), end()); err != nil && r != nil {
 		return nil, errors.Join(err, r.Close())
@@ -34,13 +34,14 @@ func (b *bench) join(ctx context.Context, net *bus, first *replica) (*replica, e
 // patience is how long a replica may merge nothing before this program gives up.
 const patience = 2 * time.Minute
 
-// awaitHeads waits until a replica has the heads of another: a block becomes a
-// head only when all that is below it has been merged.
-func awaitHeads(ctx context.Context, r, other *replica, count func() int) error {
+// awaitKeys waits until a replica has the heads of another, since a block becomes
+// a head only when all that is below it has been merged, and until all keys have
+// been counted: hooks run after the commit that makes the head.
+func awaitKeys(ctx context.Context, r, other *replica, keys int, count func() int) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	merged, since := 0, time.Now()
-	for !sameHeads(ctx, r, other) {
+	for count() < keys || !sameHeads(ctx, r, other) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
