@@ -265,6 +265,7 @@ type listener struct {
 	store     *rowStore
 	blocks    *blockStore
 	walker    *walker
+	lanes     *lanes
 	announcer *announcer
 }
 
@@ -314,57 +315,82 @@ func (l *listener) receive(data []byte) {
 type announced struct {
 	id    blockID
 	raw   []byte
-	block *block // from raw, if that is the block
+	room  room   // claimed, if the block has been opened
+	block *block // from raw
 	err   error  // why the block is to be refused
 }
 
 // open reads the block that came along. Bytes that are not those of the block
-// say nothing about it: it is fetched.
+// say nothing about it: it is fetched. So it is if there is no room for it now.
 func (l *listener) open(h announced) announced {
 	if len(h.raw) == 0 {
 		return h
 	}
+	room := l.lanes.roomFor(h.raw)
+	if !room.tryClaim() {
+		return h
+	}
 	b, err := l.blocks.decode(h.id, h.raw)
 	if err == nil || isFinal(err) {
-		h.block, h.err = b, err
+		h.block, h.err, h.room = b, err, room
+	} else {
+		room.release()
 	}
 	return h
 }
 
 // decodeBroadcast returns the blocks that a message announces: a CRDTBroadcast,
-// or, from old peers, the bytes of one CID. Heads that cannot be are left out.
+// or, from old peers, the bytes of one CID. Heads that cannot be are left out,
+// and so are those beyond a limit, which are not even looked at.
 func decodeBroadcast(data []byte) ([]announced, error) {
-	var msg pb.CRDTBroadcast
-	if err := proto.Unmarshal(data, &msg); err != nil {
-		c, castErr := cid.Cast(data)
-		if castErr != nil {
-			return nil, err
-		}
-		id, err := blockIDOf(c)
-		if err != nil {
-			return nil, err
-		}
-		return []announced{{id: id}}, nil
+	l := announcedList{seen: make(map[blockID]bool)}
+	err := eachField(data, headsField, l.add)
+	switch {
+	case err == nil, errors.Is(err, errEnough):
+		return l.list, l.err
 	}
-	return announcedIn(msg.GetHeads())
+	c, castErr := cid.Cast(data)
+	if castErr != nil {
+		return nil, err
+	}
+	id, err := blockIDOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return []announced{{id: id}}, nil
 }
 
-func announcedIn(heads []*pb.Head) (list []announced, err error) {
-	seen := make(map[blockID]bool)
-	for _, h := range heads {
-		id, e := blockIDFromBytes(h.GetCid())
-		if e != nil {
-			err = e
-			continue
-		}
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
-		list = append(list, announced{id: id, raw: h.GetBlock()})
-		if len(list) == maxHeadsPerMessage {
-			break
-		}
+// headsField is the number of CRDTBroadcast.Heads.
+const headsField = 1
+
+var errEnough = errors.New("crdt: more heads than a message may have")
+
+// An announcedList is what a message announces.
+type announcedList struct {
+	list   []announced
+	seen   map[blockID]bool
+	looked int
+	err    error // of the last head that was left out
+}
+
+func (l *announcedList) add(msg []byte) error {
+	if l.looked++; l.looked > maxHeadsPerMessage {
+		return errEnough
 	}
-	return list, err
+	var h pb.Head
+	err := proto.Unmarshal(msg, &h)
+	if err != nil {
+		l.err = err
+		return nil
+	}
+	id, err := blockIDFromBytes(h.GetCid())
+	if err != nil {
+		l.err = err
+		return nil
+	}
+	if !l.seen[id] {
+		l.seen[id] = true
+		l.list = append(l.list, announced{id: id, raw: h.GetBlock()})
+	}
+	return nil
 }

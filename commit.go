@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"fmt"
+	"maps"
 )
 
 // The committer is the only writer of the store. Every change of state is a
@@ -219,27 +220,33 @@ func (c *committer) once(ctx context.Context, values map[versionName]*loser, cha
 // values reads losing versions from their blocks and adds them to known. A
 // version that its block turns out not to have is nil.
 func (s *blockStore) values(ctx context.Context, names []versionName, known map[versionName]*loser) (map[versionName]*loser, error) {
-	if known == nil {
-		known = make(map[versionName]*loser)
-	}
+	all := make(map[versionName]*loser, len(known)+len(names))
+	maps.Copy(all, known)
+	keys := make(map[blockID][]string)
 	for _, n := range names {
-		b, err := s.get(ctx, s.dag, n.id)
+		keys[n.id] = append(keys[n.id], n.key)
+	}
+	for id, keys := range keys {
+		b, err := s.get(ctx, s.dag, id)
 		if err != nil {
 			return nil, err
 		}
-		known[n] = b.delta.version(n)
-	}
-	return known, nil
-}
-
-// version finds a version in the delta of its block.
-func (d *deltaContent) version(n versionName) *loser {
-	var found *loser
-	for _, e := range d.elements {
-		v := version{id: n.id, priority: d.priority, value: e.GetValue()}
-		if e.GetKey() == n.key && (found == nil || v.beats(&found.version)) {
-			found = &loser{version: v, known: true}
+		versions := b.versions()
+		for _, key := range keys {
+			all[versionName{key, id}] = versions[key]
 		}
 	}
-	return found
+	return all, nil
+}
+
+// versions are what a block gave to its keys.
+func (b *block) versions() map[string]*loser {
+	all := make(map[string]*loser, len(b.delta.elements))
+	for _, e := range b.delta.elements {
+		v := version{id: b.id, priority: b.delta.priority, value: e.GetValue()}
+		if best := all[e.GetKey()]; best == nil || v.beats(&best.version) {
+			all[e.GetKey()] = &loser{version: v, known: true}
+		}
+	}
+	return all
 }

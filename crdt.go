@@ -98,13 +98,13 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 }
 
 func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
-	arrivals := make(chan *arrival, d.opts.NumWorkers*fetchesPerWorker)
+	lanes := newLanes(d.opts.NumWorkers * fetchesPerWorker)
 	d.committer = newCommitter(d.store, d.blocks, d.hooks)
-	d.walker = newWalker(ctx, d.blocks, d.opts, arrivals)
+	d.walker = newWalker(ctx, d.blocks, d.opts, lanes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
 	d.published = d.announcer.announce
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
-	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, arrivals: arrivals}
+	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes}
 	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
 }
 
@@ -130,7 +130,7 @@ func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	if bcast == nil {
 		return
 	}
-	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, walker: d.walker, announcer: d.announcer}
+	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, walker: d.walker, lanes: d.merger.lanes, announcer: d.announcer}
 	d.background.Go(d.announcer.run)
 	d.background.Go(l.run)
 	if n, ok := bcast.(JoinNotifier); ok {

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"sync"
+	"time"
 
 	"github.com/ipfs/go-ds-crdt/pb"
 	logging "github.com/ipfs/go-log/v2"
+	"golang.org/x/sync/errgroup"
 )
 
 // The merger commits the blocks that were fetched or announced inline, several
@@ -18,23 +19,28 @@ type merger struct {
 	ctx      context.Context
 	log      logging.StandardLogger
 	walker   *walker
-	arrivals chan *arrival
-	parked   sync.WaitGroup // arrivals that wait for values
+	lanes    *lanes
+	parked   errgroup.Group // reads values that blocks wait for
+	refusals refusals
 }
 
-// Limits of one commit of fetched blocks.
+// Limits of the merger.
 const (
-	maxGroupBlocks = 256
-	maxGroupBytes  = 4 << 20
+	maxGroupBlocks = 256     // in one commit
+	maxGroupSize   = 8 << 20 // in one commit, as footprint counts bytes
+	maxParked      = 64      // blocks that wait for values
 )
 
 func (m *merger) run() {
+	m.parked.SetLimit(maxParked)
 	defer m.parked.Wait()
 	for m.ctx.Err() == nil {
 		select {
-		case a := <-m.arrivals:
-			m.hooks.waitForRoom()
+		case a := <-m.lanes.small.queue:
 			m.mergeAll(m.collect(a))
+		case a := <-m.lanes.large.queue:
+			m.mergeAll(m.collect(a))
+			m.mergeSmall()
 		case <-m.walker.again:
 			if err := m.walker.resume(m.ctx, m.store); err != nil {
 				m.log.Warnf("reading the queue: %s", err)
@@ -45,14 +51,24 @@ func (m *merger) run() {
 	}
 }
 
-// collect takes along what else has arrived.
+// mergeSmall lets the small blocks pass that came during a large commit.
+func (m *merger) mergeSmall() {
+	select {
+	case a := <-m.lanes.small.queue:
+		m.mergeAll(m.collect(a))
+	default:
+	}
+}
+
+// collect takes along what else has arrived in the same lane.
 func (m *merger) collect(first *arrival) []*arrival {
-	group, size := []*arrival{first}, first.size()
-	for len(group) < maxGroupBlocks && size < maxGroupBytes {
+	m.hooks.waitForRoom()
+	group, size := []*arrival{first}, first.room.size
+	for len(group) < maxGroupBlocks && size < maxGroupSize {
 		select {
-		case a := <-m.arrivals:
+		case a := <-first.room.lane.queue:
 			group = append(group, a)
-			size += a.size()
+			size += a.room.size
 		default:
 			return group
 		}
@@ -60,51 +76,51 @@ func (m *merger) collect(first *arrival) []*arrival {
 	return group
 }
 
-func (a *arrival) size() int {
-	if a.block == nil {
-		return 0
+// mergeAll commits a group and frees its room.
+func (m *merger) mergeAll(group []*arrival) {
+	m.mergeOrSplit(group)
+	for _, a := range group {
+		a.room.release()
 	}
-	return len(a.block.raw)
 }
 
-// mergeAll commits a group, or, when that fails, its blocks one by one, so that
-// one that cannot be merged does not keep the others out.
-func (m *merger) mergeAll(group []*arrival) {
+// mergeOrSplit commits a group, or, when that fails, its blocks one by one, so
+// that one that cannot be merged does not keep the others out.
+func (m *merger) mergeOrSplit(group []*arrival) {
 	err := m.merge(group)
 	if err == nil {
 		return
 	}
 	if len(group) > 1 {
 		for _, a := range group {
-			m.mergeAll([]*arrival{a})
+			m.mergeOrSplit([]*arrival{a})
 		}
 		return
 	}
+	job := group[0].job
 	var missing missingValues
 	switch {
 	case m.ctx.Err() != nil: // closing; it will be fetched again
 	case errors.As(err, &missing):
-		m.parked.Go(func() { m.awaitValues(group[0], missing) })
+		if !m.parked.TryGo(func() error { m.readValues(job, missing); return nil }) {
+			m.walker.fail(job, err)
+		}
 	default:
-		m.log.Errorf("merging block %s: %s", group[0].job.id.Cid(), err)
-		m.walker.fail(group[0].job, err)
+		m.log.Errorf("merging block %s: %s", job.id.Cid(), err)
+		m.walker.fail(job, err)
 	}
 }
 
-// awaitValues reads the losing versions that a block uncovers, and hands the
-// block back.
-func (m *merger) awaitValues(a *arrival, missing missingValues) {
-	values, err := m.blocks.values(m.ctx, missing, a.values)
+// readValues reads the losing versions that a block uncovers, and has the block
+// brought again. It is not kept meanwhile: that may take long.
+func (m *merger) readValues(j *job, missing missingValues) {
+	values, err := m.blocks.values(m.ctx, missing, j.values)
 	if err != nil {
-		m.log.Warnf("merging block %s needs an older one: %s", a.job.id.Cid(), err)
-		m.walker.fail(a.job, err)
+		m.log.Warnf("merging block %s needs an older one: %s", j.id.Cid(), err)
+		m.walker.fail(j, err)
 		return
 	}
-	a.values = values
-	select {
-	case m.arrivals <- a:
-	case <-m.ctx.Done():
-	}
+	m.walker.retry(j, values)
 }
 
 // merge commits a group in one piece and tells the walker what is missing.
@@ -151,9 +167,32 @@ func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
 	}
 	fresh, err := c.refuse(ctx, &block{id: a.job.id, queued: a.job.queued})
 	if fresh {
-		m.log.Warnf("refusing a block: %s", a.err)
+		m.refusals.report(m.log, a.err)
 	}
 	return err
+}
+
+// refusals keeps whoever sends bad blocks from filling the log.
+type refusals struct {
+	begun time.Time
+	count int
+}
+
+const (
+	refusalsLogged = 10 // in each period
+	refusalsPeriod = time.Minute
+)
+
+func (r *refusals) report(log logging.StandardLogger, err error) {
+	if time.Since(r.begun) > refusalsPeriod {
+		if more := r.count - refusalsLogged; more > 0 {
+			log.Warnf("refused %d more blocks", more)
+		}
+		*r = refusals{begun: time.Now()}
+	}
+	if r.count++; r.count <= refusalsLogged {
+		log.Warnf("refusing a block: %s", err)
+	}
 }
 
 // keysOf returns the keys that the blocks of a group change.
@@ -190,18 +229,18 @@ func inlineOf(group []*arrival) []*block {
 // valuesOf joins the values that the blocks of a group have waited for.
 func valuesOf(group []*arrival) map[versionName]*loser {
 	if len(group) == 1 {
-		return group[0].values
+		return group[0].job.values
 	}
 	all := make(map[versionName]*loser)
 	for _, a := range group {
-		maps.Copy(all, a.values)
+		maps.Copy(all, a.job.values)
 	}
 	return all
 }
 
 // rest looks after what can wait until nothing is missing.
 func (m *merger) rest() {
-	if len(m.arrivals) > 0 || m.walker.len() > 0 || m.acquire(m.ctx) != nil {
+	if !m.lanes.empty() || m.walker.len() > 0 || m.acquire(m.ctx) != nil {
 		return
 	}
 	defer m.release()

@@ -181,8 +181,8 @@ func (m *MerkleCRDT) purgeBlock(ctx context.Context, id blockID) error {
 		return err
 	}
 	err = m.do(ctx, func(c *commit) error {
-		for _, e := range b.delta.elements {
-			if err := c.set.keepValue(ctx, e.GetKey(), b.delta.version(versionName{e.GetKey(), id})); err != nil {
+		for key, l := range b.versions() {
+			if err := c.set.keepValue(ctx, key, l); err != nil {
 				return err
 			}
 		}

@@ -205,7 +205,7 @@ func (m *migration) oldRecord(ctx context.Context, key string, id blockID) (*rec
 	if err != nil {
 		return nil, fmt.Errorf("%s has no value: %w", key, err)
 	}
-	v := b.delta.version(versionName{key, id})
+	v := b.versions()[key]
 	if v == nil {
 		return nil, fmt.Errorf("%s has no value, and none in its block %s", key, id.Cid())
 	}

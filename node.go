@@ -114,8 +114,10 @@ func decodeLinks(raw []byte) (ids []blockID, err error) {
 	return ids, err
 }
 
-// Numbers of fields in the messages of dag-pb: PBNode.Links and PBLink.Hash.
+// Numbers of fields in the messages of dag-pb: PBNode.Data, PBNode.Links and
+// PBLink.Hash.
 const (
+	dataField  = 1
 	linksField = 2
 	hashField  = 1
 )
@@ -214,13 +216,18 @@ func (s *blockStore) remove(ctx context.Context, id blockID) error {
 // get fetches a block with a getter and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
 func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
-	ctx, cancel := s.limit(ctx)
-	defer cancel()
-	raw, err := fetch(ctx, from, id)
+	raw, err := s.fetch(ctx, from, id)
 	if err != nil {
 		return nil, err
 	}
 	return s.decode(id, raw)
+}
+
+// fetch gets the bytes of a block, unchecked, within the time limit.
+func (s *blockStore) fetch(ctx context.Context, from ipld.NodeGetter, id blockID) ([]byte, error) {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	return fetch(ctx, from, id)
 }
 
 // fetch gets the bytes of a block, unchecked. It takes as long as ctx lets it.

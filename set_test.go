@@ -77,7 +77,7 @@ func (h *setHarness) commit(t *testing.T, blocks ...*block) {
 		}
 		for _, n := range missing {
 			if b := h.merged[n.id]; b != nil {
-				fetched[n] = b.delta.version(n)
+				fetched[n] = b.versions()[n.key]
 			} else {
 				t.Fatalf("the value of %s in block %v is asked for, which is not merged", n.key, n.id)
 			}
@@ -137,7 +137,7 @@ func TestSetForgetsTombstones(t *testing.T) {
 		}
 		for e, err := range h.store.rows(ctx, h.store.keys.tombstones, true, 0) {
 			key, id, ok := splitID(e.Key)
-			if err != nil || !ok || h.merged[id].delta.version(versionName{key, id}) != nil {
+			if err != nil || !ok || h.merged[id].versions()[key] != nil {
 				t.Fatalf("seed %d: tombstone %s is left: %v", seed, e.Key, err)
 			}
 		}

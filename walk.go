@@ -40,7 +40,7 @@ type walker struct {
 	ctx        context.Context
 	blocks     *blockStore
 	log        logging.StandardLogger
-	arrivals   chan<- *arrival
+	lanes      *lanes
 	again      chan struct{} // holds a token while the queue rows must be read
 	slots      int
 	maxBackoff time.Duration
@@ -74,7 +74,8 @@ type job struct {
 	height   uint64 // it is at most this high
 	queued   bool   // it has a queue row
 	attempts int
-	again    bool // wanted again while it was with the merger
+	again    bool                   // wanted again while it was with the merger
+	values   map[versionName]*loser // that merging it needs
 
 	state   jobState
 	element *list.Element // in announced
@@ -94,21 +95,12 @@ const (
 	dropped                 // given up
 )
 
-// An arrival is a block for the merger.
-type arrival struct {
-	job    *job
-	block  *block
-	err    error // the block is to be refused
-	inline bool  // it came with its announcement
-	values map[versionName]*loser
-}
-
-func newWalker(ctx context.Context, blocks *blockStore, opts *Options, arrivals chan<- *arrival) *walker {
+func newWalker(ctx context.Context, blocks *blockStore, opts *Options, lanes *lanes) *walker {
 	return &walker{
 		ctx:        ctx,
 		blocks:     blocks,
 		log:        opts.Logger,
-		arrivals:   arrivals,
+		lanes:      lanes,
 		again:      make(chan struct{}, 1),
 		slots:      opts.NumWorkers * fetchesPerWorker,
 		maxBackoff: opts.RebroadcastInterval,
@@ -140,13 +132,18 @@ func (w *walker) announce(heads []announced) {
 // request for it. If the merger is behind, the block has to be fetched.
 func (w *walker) arriveLocked(wk *walk, h announced) bool {
 	old := w.jobs[h.id]
-	if h.block == nil && h.err == nil || old != nil && old.state == arrived {
+	if h.room.lane == nil {
+		return false
+	}
+	if old != nil && old.state == arrived {
+		h.room.release()
 		return false
 	}
 	j := &job{id: h.id, walk: wk, state: arrived, queued: old != nil && old.queued}
 	select {
-	case w.arrivals <- &arrival{job: j, block: h.block, err: h.err, inline: true}:
+	case h.room.lane.queue <- &arrival{job: j, block: h.block, err: h.err, inline: true, room: h.room}:
 	default:
+		h.room.release()
 		return false
 	}
 	if old != nil {
@@ -254,15 +251,54 @@ func (w *walker) fetch(j *job) {
 	defer cancel()
 	from, patience := w.prepare(j, cancel)
 	impatient := time.AfterFunc(patience, func() { w.yieldSlot(j) })
+	defer impatient.Stop()
 	begun := time.Now()
-	b, err := w.blocks.get(ctx, from, j.id)
-	impatient.Stop()
+	raw, err := w.blocks.fetch(ctx, from, j.id)
 	took := time.Since(begun)
-	if err == nil || isFinal(err) {
-		w.deliver(&arrival{job: j, block: b, err: err})
-		err = nil
+	if err == nil {
+		err = w.bring(ctx, j, raw)
 	}
 	w.done(j, took, err)
+}
+
+// bring hands a block to the merger, once there is room. Meanwhile the request
+// may lose its slot: those that bring small blocks do not wait for room behind
+// those that bring large ones.
+func (w *walker) bring(ctx context.Context, j *job, raw []byte) error {
+	room, raw, err := w.makeRoom(ctx, j.id, raw)
+	if err != nil {
+		return err
+	}
+	b, err := w.blocks.decode(j.id, raw)
+	if err == nil || isFinal(err) {
+		w.deliver(&arrival{job: j, block: b, err: err, room: room})
+		return nil
+	}
+	room.release()
+	return err
+}
+
+// makeRoom claims room for a block. While it waits it does not hold on to a
+// large one, which is here now and can be got again.
+func (w *walker) makeRoom(ctx context.Context, id blockID, raw []byte) (room, []byte, error) {
+	r := w.lanes.roomFor(raw)
+	if r.tryClaim() {
+		return r, raw, nil
+	}
+	if r.lane == w.lanes.large {
+		raw = nil
+	}
+	if err := r.claim(ctx); err != nil {
+		return room{}, nil, err
+	}
+	if raw != nil {
+		return r, raw, nil
+	}
+	raw, err := w.blocks.fetch(ctx, w.blocks.dag, id)
+	if err != nil {
+		r.release()
+	}
+	return r, raw, err
 }
 
 // prepare says where to get a block from and how long to be patient. A block
@@ -295,11 +331,12 @@ func (w *walker) deliver(a *arrival) {
 		w.unlistLocked(a.job)
 	}
 	w.mu.Unlock()
-	if !given {
-		return // dropped meanwhile
+	if !given { // dropped meanwhile
+		a.room.release()
+		return
 	}
 	select {
-	case w.arrivals <- a:
+	case a.room.lane.queue <- a:
 	case <-w.ctx.Done():
 	}
 }
@@ -400,6 +437,19 @@ func (w *walker) kickLocked() {
 	for _, j := range w.jobs {
 		w.unparkLocked(j)
 	}
+}
+
+// retry fetches a block again, which is here, once the values have been read
+// that merging it needs.
+func (w *walker) retry(j *job, values map[versionName]*loser) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j.state == dropped {
+		return
+	}
+	j.values = values
+	w.enqueueLocked(j)
+	w.startLocked()
 }
 
 // merged forgets a job that is done, or does it again if it has to be.

@@ -1,0 +1,110 @@
+package crdt
+
+import (
+	"context"
+
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// An arrival is a block for the merger.
+type arrival struct {
+	job    *job
+	block  *block
+	err    error // the block is to be refused
+	inline bool  // it came with its announcement
+	room   room
+}
+
+// A lane is a queue of decoded blocks for the merger. It bounds the memory that
+// they take: whoever brings a block claims room before decoding it, and the
+// merger frees the room.
+type lane struct {
+	queue chan *arrival
+	size  int64
+	free  *semaphore.Weighted
+}
+
+// Large blocks have a lane of their own, so that the small ones, which most
+// updates are, do not wait behind them, neither for room nor for the merger.
+type lanes struct{ small, large *lane }
+
+const (
+	smallBlock = 16 << 10 // the largest that is small, in bytes
+
+	smallRoom = 16 << 20 // bytes of memory, as footprint counts them
+	largeRoom = 96 << 20
+)
+
+func newLanes(length int) *lanes {
+	return &lanes{newLane(length, smallRoom), newLane(length, largeRoom)}
+}
+
+func newLane(length int, size int64) *lane {
+	return &lane{queue: make(chan *arrival, length), size: size, free: semaphore.NewWeighted(size)}
+}
+
+func (l *lanes) of(raw []byte) *lane {
+	if len(raw) > smallBlock {
+		return l.large
+	}
+	return l.small
+}
+
+func (l *lanes) empty() bool { return len(l.small.queue)+len(l.large.queue) == 0 }
+
+// room is what one block takes in its lane. The zero room is none.
+type room struct {
+	lane *lane
+	size int64
+}
+
+// roomFor says what a block needs: all of its lane at the most.
+func (l *lanes) roomFor(raw []byte) room {
+	lane := l.of(raw)
+	return room{lane, min(footprint(raw), lane.size)}
+}
+
+func (r room) tryClaim() bool { return r.lane.free.TryAcquire(r.size) }
+
+// claim waits until there is room.
+func (r room) claim(ctx context.Context) error { return r.lane.free.Acquire(ctx, r.size) }
+
+func (r room) release() {
+	if r.lane != nil {
+		r.lane.free.Release(r.size)
+	}
+}
+
+// Memory that a decoded block takes: some copies of its bytes, and structs for
+// its links and elements. A hostile block has as many of these as fit.
+const (
+	bytesPerBlock  = 1 << 10
+	copiesInMemory = 4
+	bytesPerField  = 220
+)
+
+// footprint is about how much memory a block will take when it is decoded.
+func footprint(raw []byte) int64 {
+	fields := countFields(raw)
+	// What cannot be parsed is not decoded either.
+	_ = eachField(raw, dataField, func(delta []byte) error {
+		fields += countFields(delta)
+		return nil
+	})
+	return int64(bytesPerBlock + copiesInMemory*len(raw) + bytesPerField*fields)
+}
+
+// countFields returns how many fields a protobuf message has, up to the first
+// malformed one.
+func countFields(msg []byte) (n int) {
+	for len(msg) > 0 {
+		_, _, size := protowire.ConsumeField(msg)
+		if size < 0 {
+			break
+		}
+		msg = msg[size:]
+		n++
+	}
+	return n
+}

@@ -1,0 +1,112 @@
+package crdt
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
+	logging "github.com/ipfs/go-log/v2"
+)
+
+// greedyBlocks take as much memory for their size as a block can.
+func greedyBlocks(t *testing.T) map[string][]byte {
+	delta := func(d *pb.Delta) []byte { d.Priority = 1; return marshalDelta(t, d) }
+	repeat := func(e *pb.Element, n int) []*pb.Element {
+		all := make([]*pb.Element, n)
+		for i := range all {
+			all[i] = e
+		}
+		return all
+	}
+	links := make([]cid.Cid, 20_000)
+	for i := range links {
+		links[i] = unavailable(i)
+	}
+	liar := newTestNet().node()
+	forge := func(data []byte, links ...cid.Cid) []byte { return liar.blocks[liar.forge(t, data, links...)] }
+	return map[string][]byte{
+		"nothing":        forge(delta(&pb.Delta{})),
+		"one-byte keys":  forge(delta(&pb.Delta{Elements: repeat(&pb.Element{Key: "/a"}, 300_000)})),
+		"empty elements": forge(delta(&pb.Delta{Elements: repeat(&pb.Element{}, 900_000)})),
+		"tombstones":     forge(delta(&pb.Delta{Tombstones: repeat(&pb.Element{Key: "/a", Id: "/"}, 200_000)})),
+		"one value":      forge(delta(&pb.Delta{Elements: []*pb.Element{{Key: "/a", Value: make([]byte, 2_000_000)}}})),
+		"links":          forge(delta(&pb.Delta{}), links...),
+	}
+}
+
+// Not parallel: it looks at the heap.
+func TestFootprintIsNotLessThanWhatABlockTakes(t *testing.T) {
+	blocks := &blockStore{newDelta: newPBDelta, maxSize: 2 << 20}
+	for name, raw := range greedyBlocks(t) {
+		id := blockID(sha256.Sum256(raw))
+		before := heapInUse()
+		node, err := decodeNode(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := newPBDelta()
+		if err := d.Unmarshal(node.Data()); err != nil {
+			t.Fatal(err)
+		}
+		b, _ := blocks.decode(id, raw) // refused, when its keys are empty
+		took := int64(heapInUse()) - int64(before) + int64(len(raw))
+		if most := footprint(raw); took > most || most > bytesPerBlock+120*int64(len(raw)) {
+			t.Errorf("%s: %d bytes take %d, the footprint is %d", name, len(raw), took, most)
+		}
+		runtime.KeepAlive([]any{node, d, b})
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestHugeMessageCostsLittle(t *testing.T) {
+	var msg []byte
+	for i := range 1_000_000 {
+		msg = append(msg, announcement(unavailable(i%3000))...)
+	}
+	var list []announced
+	allocs := testing.AllocsPerRun(1, func() { list, _ = decodeBroadcast(msg) })
+	if len(list) != maxHeadsPerMessage || allocs > 10*maxHeadsPerMessage {
+		t.Errorf("%d heads, %.0f allocations", len(list), allocs)
+	}
+}
+
+// warnings is a logger that keeps warnings, and takes nothing else.
+type warnings struct {
+	logging.StandardLogger
+	lines []string
+}
+
+func (w *warnings) Warnf(format string, args ...any) {
+	w.lines = append(w.lines, fmt.Sprintf(format, args...))
+}
+
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &warnings{}
+		var r refusals
+		for i := range 1000 {
+			r.report(log, fmt.Errorf("bad block %d", i))
+		}
+		if n := len(log.lines); n != refusalsLogged {
+			t.Errorf("%d lines", n)
+		}
+		time.Sleep(refusalsPeriod + 1)
+		r.report(log, errors.New("bad again"))
+		if got := log.lines[refusalsLogged:]; len(got) != 2 || !strings.Contains(got[0], "990 more") {
+			t.Errorf("later: %q", got)
+		}
+	})
+}
