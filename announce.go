@@ -331,6 +331,9 @@ func (l *listener) open(h announced) announced {
 		return h
 	}
 	b, err := l.blocks.decode(h.id, h.raw)
+	if err == nil {
+		err = l.blocks.admit(l.ctx, b)
+	}
 	if err == nil || isFinal(err) {
 		h.block, h.err, h.room = b, err, room
 	} else {

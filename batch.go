@@ -199,6 +199,19 @@ func (w *writer) take() []*pendingWrite {
 // is that of all; a write that is at fault alone gets its own and is left out.
 func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
 	defer w.release()
+	err := w.commitLocked(ctx, group)
+	if len(group) == 1 || !errors.Is(err, ErrInvalidBlock) {
+		return err
+	}
+	for i, p := range group { // one of them was not admitted
+		if err := w.commitLocked(ctx, group[i:i+1]); err != nil {
+			p.err = err
+		}
+	}
+	return nil
+}
+
+func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) error {
 	if len(group) == 0 {
 		return nil
 	}
@@ -355,6 +368,9 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 	for _, d := range deltas {
 		b, err := c.build(ctx, d)
 		if err != nil {
+			return err
+		}
+		if err := c.blocks.admit(ctx, b); err != nil {
 			return err
 		}
 		c.made = append(c.made, b)

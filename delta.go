@@ -72,6 +72,7 @@ func (d *pbDelta) IsEmpty() bool {
 // A change set as the replica works with it: a Delta that has passed the
 // rules below, taken apart once.
 type deltaContent struct {
+	from       Delta
 	elements   []*pb.Element
 	tombstones []*pb.Element
 	priority   uint64
@@ -81,7 +82,7 @@ type deltaContent struct {
 // checkDelta takes a delta apart and refuses it whole when it breaks a rule.
 // All replicas apply the same rules, so that all refuse the same deltas.
 func checkDelta(d Delta) (*deltaContent, error) {
-	c := &deltaContent{priority: d.GetPriority(), dag: d.GetDagName()}
+	c := &deltaContent{from: d, priority: d.GetPriority(), dag: d.GetDagName()}
 	if c.priority == 0 || c.priority > maxPriority {
 		return nil, fmt.Errorf("priority %d is not between 1 and %d", c.priority, uint64(maxPriority))
 	}

@@ -74,7 +74,7 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 	if err != nil {
 		return Head{}, err
 	}
-	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}, nil
+	return b.head(), nil
 }
 
 // IsProcessed tells whether a block has been merged.

@@ -41,7 +41,8 @@ type block struct {
 type blockStore struct {
 	dag      ipld.DAGService
 	newDelta func() Delta
-	timeout  time.Duration // for each request; 0: none
+	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
+	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
 }
 
@@ -291,6 +292,24 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	}
 	content, err := checkDelta(d)
 	return &block{id: id, raw: raw, delta: content, links: links, skips: skips}, err
+}
+
+// admit asks the user whether a block may be merged. An error that is
+// ErrInvalidBlock is final.
+func (s *blockStore) admit(ctx context.Context, b *block) error {
+	if s.check == nil {
+		return nil
+	}
+	err := s.check(ctx, b.head(), b.delta.from)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w %s: Options.CheckDelta: %w", ErrInvalidBlock, b.id.Cid(), err)
+	}
+	return err
+}
+
+// head is the block as a head.
+func (b *block) head() Head {
+	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}
 }
 
 // linksOf returns the different blocks that a node links to, and how many of

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -66,6 +67,18 @@ type Options struct {
 	// the broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is no
 	// BlockCarrier. Negative: none. Replicas need not agree. Default: 0.
 	InlineBlockSize int
+
+	// CheckDelta judges every delta before it is merged, those written here
+	// too: an error refuses it, for good. The head is the block of the delta, which
+	// is not a head yet, or may never be. All replicas must judge alike, and always the same: what
+	// one refuses, and whatever is built on it, never completes there, so
+	// that replicas that judge differently, or by the time of the day, hold
+	// different pairs for ever. A write that is refused fails with
+	// ErrInvalidBlock and the error. It is called from several goroutines at
+	// once, also while a write holds the datastore: it must not use the
+	// datastore, and should be quick. When its ctx ends the answer is not
+	// kept. nil accepts all. Default: nil.
+	CheckDelta func(ctx context.Context, head Head, delta Delta) error
 
 	// MaxBlockSize is the size in bytes of the largest block that is written
 	// or accepted; writes that need a larger one fail with ErrTooLarge. The

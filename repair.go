@@ -176,6 +176,9 @@ func (r *repairer) mergeMissed(ctx context.Context, id blockID) error {
 	if err != nil {
 		return err
 	}
+	if err := r.blocks.admit(ctx, b); err != nil {
+		return err
+	}
 	b.covered = true
 	return r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
 }

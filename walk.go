@@ -270,6 +270,9 @@ func (w *walker) bring(ctx context.Context, j *job, raw []byte) error {
 		return err
 	}
 	b, err := w.blocks.decode(j.id, raw)
+	if err == nil {
+		err = w.blocks.admit(ctx, b)
+	}
 	if err == nil || isFinal(err) {
 		w.deliver(&arrival{job: j, block: b, err: err, room: room})
 		return nil
