@@ -307,6 +307,25 @@ func (c *dagChange) uncover(ctx context.Context, links []blockID) error {
 	return nil
 }
 
+// removeTops takes blocks that are gone out of the frontier. Roots among them do not
+// become heads when what they miss comes after all.
+func (c *dagChange) removeTops(ctx context.Context, ids []blockID) error {
+	for _, id := range ids {
+		c.heads.remove(id)
+		c.roots.remove(id)
+		m, err := c.mark(ctx, id)
+		if err != nil {
+			return err
+		}
+		if m.state == pending {
+			gone := *m
+			gone.covered = true
+			c.setMark(id, &gone)
+		}
+	}
+	return nil
+}
+
 // refuse marks a block that will never be merged.
 func (c *dagChange) refuse(b *block) {
 	c.unqueue(b)

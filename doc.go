@@ -151,7 +151,7 @@
 //
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
-// block that repair found below a complete one. A pending mark goes
+// block that repair found below a complete one, or that was purged. A pending mark goes
 // on with uvarints, the number of links that are not complete, the height and
 // the length of the DAG's name, then that name and the digests of all links.
 //

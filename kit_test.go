@@ -496,13 +496,15 @@ func (c *storeCheck) cover(id blockID, head bool) {
 func (c *storeCheck) checkPairs() {
 	model := make(modelSet)
 	for id, m := range c.marks {
+		if m.state.merged() && c.block(id) == nil {
+			return
+		}
+	}
+	for id, m := range c.marks {
 		if !m.state.merged() {
 			continue
 		}
 		b := c.block(id)
-		if b == nil {
-			return
-		}
 		if !c.covered[id] && m.state != stranded {
 			c.t.Errorf("merged block %s is not below any head or root", id.Cid())
 		}

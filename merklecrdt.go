@@ -152,12 +152,8 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 		}
 	}
 	return len(purge), m.do(ctx, func(c *commit) error {
-		for _, id := range tops {
-			c.dag.heads.remove(id)
-			c.dag.roots.remove(id)
-		}
 		c.skips.forget(dagName)
-		return nil
+		return c.dag.removeTops(context.WithoutCancel(ctx), tops)
 	})
 }
 

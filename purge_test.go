@@ -1,0 +1,38 @@
+package crdt
+
+import (
+	"testing"
+
+	"github.com/ipfs/go-ds-crdt/pb"
+)
+
+// What a purged block missed may come after all. The block is gone, so it must
+// not become a head.
+func TestPurgedRootNeverBecomesAHead(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	liar := net.node()
+	late := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/late")}))
+	raw := liar.blocks[late]
+	r.must(liar.Remove(ctx, late))
+	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/middle")}), late)
+	top := r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle)
+	r.awaitMerged(middle)
+	r.opts.DAGSyncerTimeout = minPatience // the late block is asked for
+	r.restart()
+	if n, err := r.PurgeDAG(ctx, "x"); n != 2 || err != nil {
+		t.Fatalf("PurgeDAG: %d, %v", n, err)
+	}
+	r.must(r.node.Remove(ctx, top))
+	r.must(liar.Remove(ctx, top))
+
+	r.must(liar.addRaw(late, raw))
+	r.awaitMerged(late)
+	waitFor(t, "the purged block to be complete", func() bool { return r.state(top) == complete })
+	if heads, _, err := r.Heads().List(ctx); len(heads) > 0 || err != nil {
+		t.Errorf("heads after the purge: %v, %v", heads, err)
+	}
+	if got := r.pairs(); len(got) != 3 {
+		t.Errorf("pairs: %v", got)
+	}
+}
