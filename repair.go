@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	logging "github.com/ipfs/go-log/v2"
@@ -18,7 +18,9 @@ type repairer struct {
 	*committer
 	walker *walker
 	log    logging.StandardLogger
-	marked atomic.Uint64 // counts MarkDirty
+
+	mu     sync.Mutex // held to write the row /d
+	marked uint64     // counts MarkDirty
 }
 
 // Repair reads every block below the heads and merges those that have not
@@ -42,8 +44,7 @@ func (d *Datastore) MarkDirty(ctx context.Context) {
 		return
 	}
 	defer d.leave()
-	d.repairer.marked.Add(1)
-	if err := d.store.Put(ctx, d.store.keys.dirty, []byte{}); err != nil {
+	if err := d.repairer.markDirty(ctx); err != nil {
 		d.log.Errorf("marking the datastore dirty: %s", err)
 	}
 }
@@ -54,7 +55,7 @@ func (d *Datastore) MarkClean(ctx context.Context) {
 		return
 	}
 	defer d.leave()
-	if err := d.repairer.markClean(ctx); err != nil {
+	if err := d.repairer.markClean(ctx, d.repairer.marks()); err != nil {
 		d.log.Errorf("marking the datastore clean: %s", err)
 	}
 }
@@ -68,7 +69,27 @@ func (d *Datastore) IsDirty(ctx context.Context) bool {
 	return d.repairer.isDirty(ctx)
 }
 
-func (r *repairer) markClean(ctx context.Context) error {
+func (r *repairer) markDirty(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.marked++
+	return r.store.Put(ctx, r.store.keys.dirty, []byte{})
+}
+
+// marks returns how often the datastore has been marked dirty.
+func (r *repairer) marks() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.marked
+}
+
+// markClean takes the mark away, unless it has been set again since then.
+func (r *repairer) markClean(ctx context.Context, since uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.marked != since {
+		return nil
+	}
 	return r.store.Delete(ctx, r.store.keys.dirty)
 }
 
@@ -102,7 +123,7 @@ func (r *repairer) run(ctx context.Context, interval time.Duration) {
 }
 
 func (r *repairer) repair(ctx context.Context) error {
-	marked := r.marked.Load()
+	marked := r.marks()
 	found, errs := r.findUnmerged(ctx)
 	// Children first: then each block is complete when it comes.
 	slices.SortFunc(found, func(a, b wanted) int { return cmp.Compare(a.height, b.height) })
@@ -118,10 +139,7 @@ func (r *repairer) repair(ctx context.Context) error {
 	if len(errs) > 0 {
 		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])
 	}
-	if r.marked.Load() != marked {
-		return nil // marked dirty again meanwhile
-	}
-	return r.markClean(ctx)
+	return r.markClean(ctx, marked)
 }
 
 // findUnmerged returns the blocks below the heads that have not been merged.

@@ -414,6 +414,9 @@ func TestRepairMergesWhatWasMissed(t *testing.T) {
 	if !r.IsDirty(ctx) {
 		t.Error("MarkDirty did nothing")
 	}
+	if r.must(r.repairer.markClean(ctx, r.repairer.marks()-1)); !r.IsDirty(ctx) {
+		t.Error("a repair that began before MarkDirty took the mark away")
+	}
 	// Forget one block in the middle and its version.
 	ids := r.rowsUnder("/s/l")
 	_, id, _ := splitID(ids[len(ids)/2].Key)
