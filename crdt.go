@@ -44,6 +44,7 @@ type Datastore struct {
 	abort      context.CancelFunc // ends closing
 	background sync.WaitGroup
 
+	shutdown sync.Once
 	closed   atomic.Bool
 	inFlight sync.WaitGroup // calls in progress
 	gate     sync.RWMutex   // held to enter inFlight, and by Close to shut it
@@ -295,14 +296,17 @@ const closeTimeout = 10 * time.Second
 // may wait for the network are cut off, runs the hooks that are still waiting, announces what has not been announced, and ends all
 // goroutines. It takes 10 seconds at most, and returns an error when that was
 // not enough. It does not close the store, the DAG service or the broadcaster.
-// Closing twice is harmless. It must not be called by a hook.
-func (d *Datastore) Close() error {
+// Closing twice is harmless: the second call waits for the first and returns
+// nil. It must not be called by a hook.
+func (d *Datastore) Close() (err error) {
+	d.shutdown.Do(func() { err = d.close() })
+	return err
+}
+
+func (d *Datastore) close() error {
 	d.gate.Lock()
-	again := d.closed.Swap(true)
+	d.closed.Store(true)
 	d.gate.Unlock()
-	if again {
-		return nil
-	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

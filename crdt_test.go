@@ -465,6 +465,31 @@ func TestClosed(t *testing.T) {
 	}
 }
 
+// A second Close returns when the datastore is closed, not before.
+func TestCloseTwiceAtOnce(t *testing.T) {
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	r := newTestNet().newReplica(t, func(o *Options) {
+		o.PutHook = func(ds.Key, []byte) { close(begun); <-goOn }
+	})
+	go func() { _ = r.Put(ctx, ds.NewKey("/k"), nil) }() // until the hook has run
+	<-begun
+	ended := make(chan error, 2)
+	for range 2 {
+		go func() { ended <- r.Close() }()
+	}
+	waitFor(t, "Close to begin", r.closed.Load)
+	for range 100 {
+		runtime.Gosched() // whoever does not wait has ended by now
+	}
+	if n := len(ended); n > 0 {
+		t.Errorf("%d calls have ended", n)
+	}
+	close(goOn)
+	for range 2 {
+		r.must(<-ended)
+	}
+}
+
 func TestPutWithCancelledContext(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	for i := range 200 {
