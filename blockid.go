@@ -77,14 +77,22 @@ func (id blockID) under(prefix string) string {
 	return b.String()
 }
 
-// parseBlockID reads what String wrote.
+// parseBlockID reads what String wrote, and nothing else: the decoder of base32
+// skips line breaks, and does not look at the bits that are left over.
 func parseBlockID(s string) (id blockID, ok bool) {
+	if len(s) != nameLength || strings.IndexByte(lastLetters, s[nameLength-1]) < 0 {
+		return id, false
+	}
 	b, err := base32Upper.DecodeString(s)
 	if err != nil || len(b) != multihashLength || !bytes.HasPrefix(b, multihashHead) {
 		return id, false
 	}
 	return blockID(b[len(multihashHead):]), true
 }
+
+// lastLetters are those that a name can end in: its last three bits are left
+// over, and 0.
+const lastLetters = "AIQY"
 
 // parseDsKey reads what dsKey wrote.
 func parseDsKey(s string) (blockID, bool) {
