@@ -221,7 +221,7 @@ func (c *dagChange) unqueue(b *block) {
 func (b *block) heightBelow(link int) uint64 {
 	h := b.delta.priority
 	if skip := link - (len(b.links) - b.skips); skip >= 0 {
-		return h - min(h, 1<<(minSkip+skip))
+		return h - min(h, 1<<min(minSkip+skip, 63)) // a hostile block has any number of them
 	}
 	return h - 1
 }

@@ -25,3 +25,12 @@ func TestTombstoneOfAnIDThatIsWrittenOddlyRemovesNothing(t *testing.T) {
 		t.Errorf("/k is %q", got)
 	}
 }
+
+func TestManySkipLinksLeadDownward(t *testing.T) {
+	b := &block{delta: &deltaContent{priority: 1 << 40}, links: make([]blockID, 200), skips: 199}
+	for i := range b.links {
+		if h := b.heightBelow(i); h >= 1<<40 {
+			t.Fatalf("below link %d the height is %d", i, h)
+		}
+	}
+}
