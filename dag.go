@@ -69,12 +69,12 @@ func decodeMark(b []byte) (*mark, error) {
 	if len(b) == 0 {
 		return &mark{state: complete}, nil
 	}
-	m := &mark{state: markState(b[0] &^ coveredBit), covered: b[0]&coveredBit != 0}
-	switch m.state {
-	case refused, stranded:
-		return m, nil
-	case pending:
+	switch state := markState(b[0] &^ coveredBit); {
+	case state == pending:
+		m := &mark{state: pending, covered: b[0]&coveredBit != 0}
 		return m, m.decodePending(b[1:])
+	case len(b) == 1 && (b[0] == byte(refused) || b[0] == byte(stranded)):
+		return &mark{state: state}, nil
 	}
 	return nil, errBadMark
 }
@@ -94,6 +94,9 @@ func (m *mark) decodePending(b []byte) error {
 	m.missing, m.tip = fields[0], HeadValue{Height: fields[1], DAGName: string(b[:fields[2]])}
 	for b = b[fields[2]:]; len(b) >= len(blockID{}); b = b[len(blockID{}):] {
 		m.links = append(m.links, blockID(b))
+	}
+	if len(b) > 0 {
+		return errBadMark
 	}
 	return nil
 }

@@ -1,11 +1,38 @@
 package crdt
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ipfs/go-ds-crdt/pb"
 )
+
+func TestMalformedMarksAndLosersAreErrors(t *testing.T) {
+	waits := (&mark{state: pending, missing: 1, links: []blockID{testID(1)}}).encode()
+	for name, row := range map[string][]byte{
+		"complete":           {byte(complete)},
+		"unknown":            {0},
+		"refused and more":   {byte(refused), 1},
+		"covered, refused":   {byte(refused) | coveredBit},
+		"covered, stranded":  {byte(stranded) | coveredBit},
+		"pending":            {byte(pending)},
+		"half a link":        waits[:len(waits)-1],
+		"half a link beyond": append(slices.Clone(waits), 1),
+	} {
+		if m, err := decodeMark(row); !errors.Is(err, errBadMark) {
+			t.Errorf("the mark %s is %+v: %v", name, m, err)
+		}
+	}
+	for _, row := range [][]byte{{0}, make([]byte, loserHeader), append([]byte{1}, make([]byte, loserHeader)...), append([]byte{2}, testIDs(1)...)} {
+		if l, err := decodeLoser(testID(1), row); !errors.Is(err, errBadRecord) {
+			t.Errorf("the loser %x is %+v: %v", row, l, err)
+		}
+	}
+}
+
+func testIDs(i int) []byte { id := testID(i); return id[:] }
 
 func TestTombstoneOfAnIDThatIsWrittenOddlyRemovesNothing(t *testing.T) {
 	net := newTestNet()

@@ -132,9 +132,11 @@ func decodeLoser(id blockID, b []byte) (*loser, error) {
 	if len(b) < loserHeader || b[0] > 1 || (b[0] == 0 && len(b) > loserHeader) {
 		return nil, fmt.Errorf("%w of a losing version, %d bytes", errBadRecord, len(b))
 	}
-	l.priority = binary.BigEndian.Uint64(b[1:])
+	if l.priority = binary.BigEndian.Uint64(b[1:]); l.priority == 0 {
+		return nil, fmt.Errorf("%w of a losing version, without a priority", errBadRecord)
+	}
 	if b[0] == 1 {
-		l.value, l.known, l.keep = b[loserHeader:], true, true
+		l.value, l.known, l.keep = b[loserHeader:len(b):len(b)], true, true
 	}
 	return l, nil
 }
