@@ -123,6 +123,12 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 	}
 }
 
+// holds tells whether a row can be one of this datastore's.
+func (k *keyspace) holds(row string) bool {
+	root := strings.TrimSuffix(k.namespace.String(), "/") + "/"
+	return strings.HasPrefix(row, root) && !strings.HasSuffix(row, "/")
+}
+
 func (k *keyspace) head(id blockID, v HeadValue) ds.Key {
 	if v.DAGName == "" {
 		return ds.RawKey(id.under(k.heads))

@@ -61,3 +61,13 @@ func TestManySkipLinksLeadDownward(t *testing.T) {
 		}
 	}
 }
+
+func TestDamagedRedoRowIsNamed(t *testing.T) {
+	for _, key := range []string{"", "x", "/crdtx/s/r/k", "/crdt", "/crdt/h/", "crdt/h/x"} {
+		redo := marshalDelta(t, &pb.Delta{Elements: []*pb.Element{{Key: "/crdt/h"}}, Tombstones: []*pb.Element{{Key: key}}})
+		err := openUntouched(t, writtenStore(t, "old-v1-joined").with("/w", redo...), false)
+		if err == nil || !strings.Contains(err.Error(), "/crdt/w") {
+			t.Errorf("a redo row that removes %q: %v", key, err)
+		}
+	}
+}

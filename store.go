@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
+	"slices"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
@@ -135,7 +136,7 @@ func (s *rowStore) recover(ctx context.Context) error {
 	if err != nil || !found {
 		return err
 	}
-	rows, err := decodeRedo(redo)
+	rows, err := s.keys.decodeRedo(redo)
 	if err != nil {
 		return fmt.Errorf("crdt: row %s: %w", s.keys.redo, err)
 	}
@@ -200,17 +201,18 @@ func encodeRedo(rows []row) ([]byte, error) {
 	return proto.Marshal(&d)
 }
 
-func decodeRedo(b []byte) ([]row, error) {
+// decodeRedo reads what encodeRedo wrote. Rows that cannot be ours mean that it
+// is damaged.
+func (k *keyspace) decodeRedo(b []byte) (rows []row, err error) {
 	var d pb.Delta
 	if err := proto.Unmarshal(b, &d); err != nil {
 		return nil, err
 	}
-	var rows []row
-	for _, e := range d.GetElements() {
-		rows = append(rows, row{key: ds.RawKey(e.GetKey()), value: e.GetValue()})
-	}
-	for _, e := range d.GetTombstones() {
-		rows = append(rows, row{key: ds.RawKey(e.GetKey()), remove: true})
+	for i, e := range slices.Concat(d.GetElements(), d.GetTombstones()) {
+		if !k.holds(e.GetKey()) {
+			return nil, fmt.Errorf("it has a row %q, which is not below %s", e.GetKey(), k.namespace)
+		}
+		rows = append(rows, row{key: ds.RawKey(e.GetKey()), value: e.GetValue(), remove: i >= len(d.GetElements())})
 	}
 	return rows, nil
 }
