@@ -44,7 +44,7 @@ type oldBlock struct {
 }
 
 // writtenStores are the stores that the released module wrote.
-func writtenStores(t *testing.T) []*oldStore {
+func writtenStores(t testing.TB) []*oldStore {
 	t.Helper()
 	files, err := filepath.Glob("testdata/old-*.json")
 	if err != nil || len(files) == 0 {
@@ -62,7 +62,7 @@ func writtenStore(t *testing.T, name string) *oldStore {
 	return readOldStore(t, "testdata/"+name+".json")
 }
 
-func readOldStore(t *testing.T, file string) *oldStore {
+func readOldStore(t testing.TB, file string) *oldStore {
 	t.Helper()
 	o := &oldStore{name: strings.TrimSuffix(filepath.Base(file), ".json")}
 	raw, err := os.ReadFile(file)
@@ -152,7 +152,7 @@ func (o *oldStore) model(t *testing.T) modelSet {
 	return model
 }
 
-func decodeCID(t *testing.T, s string) cid.Cid {
+func decodeCID(t testing.TB, s string) cid.Cid {
 	t.Helper()
 	c, err := cid.Decode(s)
 	if err != nil {
