@@ -122,7 +122,9 @@ func (c *committer) recall(ctx context.Context) {
 
 // recallBelow notes the heads that a block was built on, one of which ends a
 // run if the block begins the next. It returns where the block skips to if it
-// begins a run, or else the highest of those heads.
+// begins a run, or else the highest of those heads. Below a height that is a
+// power of two, the beginning of the largest run, there is no target of a later
+// block, but the end of the run before, which has been noted.
 func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (next *block) {
 	heads := b.links[:len(b.links)-b.skips]
 	for _, id := range heads[:min(len(heads), maxSkips)] {
@@ -134,6 +136,9 @@ func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (nex
 		if next == nil || child.delta.priority > next.delta.priority {
 			next = child
 		}
+	}
+	if bits.OnesCount64(b.delta.priority) == 1 {
+		return nil
 	}
 	if b.skips > 0 && b.delta.priority%2 == 0 {
 		if to, err := c.blocks.get(ctx, c.blocks.dag, b.links[len(b.links)-1]); err == nil {

@@ -38,6 +38,36 @@ func TestNewcomerFetchesHistoryInFewRoundTrips(t *testing.T) {
 	})
 }
 
+// After a restart a replica finds the targets of its next skip links, whatever
+// the height, and reads O(log n) blocks for it.
+func TestRecallFindsAllTargetsInFewReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t)
+		for h := 1; h <= 600; h++ {
+			r.must(r.Close())
+			before := r.node.requests
+			r.open()
+			synctest.Wait()
+			if reads := r.node.requests - before; reads > 2*bits.Len(uint(h))+2 {
+				t.Errorf("opening a history of %d blocks read %d", h-1, reads)
+			}
+			r.put("/k", fmt.Sprint(h))
+			if got, want := r.skipsOfHead(), len(skipHeights(uint64(h))); got != want {
+				t.Errorf("block %d has %d skip links, want %d", h, got, want)
+			}
+		}
+	})
+}
+
+func (r *replica) skipsOfHead() int {
+	r.t.Helper()
+	id, err := blockIDOf(r.head())
+	r.must(err)
+	b, err := r.Datastore.blocks.get(ctx, r.node, id)
+	r.must(err)
+	return b.skips
+}
+
 // Every block of a history of n is O(log n) links away from the newest, and
 // has less than one skip link on average.
 func TestSkipLinksMakeHistoryShallow(t *testing.T) {
@@ -82,11 +112,7 @@ func TestFalseHeightsDoNotEndSkipLinks(t *testing.T) {
 	skips := 0
 	for i := range 100 {
 		r.put("/k", fmt.Sprint(i))
-		id, err := blockIDOf(r.head())
-		r.must(err)
-		b, err := r.Datastore.blocks.get(ctx, r.node, id)
-		r.must(err)
-		skips += b.skips
+		skips += r.skipsOfHead()
 	}
 	if skips < 20 {
 		t.Errorf("%d skip links in 100 blocks", skips)
