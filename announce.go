@@ -265,7 +265,6 @@ type listener struct {
 	store     *rowStore
 	blocks    *blockStore
 	walker    *walker
-	lanes     *lanes
 	announcer *announcer
 }
 
@@ -326,8 +325,8 @@ func (l *listener) open(h announced) announced {
 	if len(h.raw) == 0 {
 		return h
 	}
-	room := l.lanes.roomFor(h.raw)
-	if !room.tryClaim() {
+	room, ok := l.walker.tryClaim(h.raw)
+	if !ok {
 		return h
 	}
 	b, err := l.blocks.decode(h.id, h.raw)
@@ -337,7 +336,7 @@ func (l *listener) open(h announced) announced {
 	if err == nil || isFinal(err) {
 		h.block, h.err, h.room = b, err, room
 	} else {
-		room.release()
+		l.walker.free(room)
 	}
 	return h
 }

@@ -1,9 +1,8 @@
 package crdt
 
 import (
-	"context"
+	"container/list"
 
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -22,7 +21,10 @@ type arrival struct {
 type lane struct {
 	queue chan *arrival
 	size  int64
-	free  *semaphore.Weighted
+
+	// Guarded by walker.mu:
+	used    int64
+	waiting list.List // of *job: blocks that were fetched, and found no room
 }
 
 // Large blocks have a lane of their own, so that the small ones, which most
@@ -37,18 +39,10 @@ const (
 )
 
 func newLanes(length int) *lanes {
-	return &lanes{newLane(length, smallRoom), newLane(length, largeRoom)}
-}
-
-func newLane(length int, size int64) *lane {
-	return &lane{queue: make(chan *arrival, length), size: size, free: semaphore.NewWeighted(size)}
-}
-
-func (l *lanes) of(raw []byte) *lane {
-	if len(raw) > smallBlock {
-		return l.large
+	return &lanes{
+		small: &lane{queue: make(chan *arrival, length), size: smallRoom},
+		large: &lane{queue: make(chan *arrival, length), size: largeRoom},
 	}
-	return l.small
 }
 
 func (l *lanes) empty() bool { return len(l.small.queue)+len(l.large.queue) == 0 }
@@ -61,27 +55,30 @@ type room struct {
 
 // roomFor says what a block needs: all of its lane at the most.
 func (l *lanes) roomFor(raw []byte) room {
-	lane := l.of(raw)
+	lane := l.small
+	if len(raw) > smallBlock {
+		lane = l.large
+	}
 	return room{lane, min(footprint(raw), lane.size)}
 }
 
-func (r room) tryClaim() bool { return r.lane.free.TryAcquire(r.size) }
-
-// claim waits until there is room.
-func (r room) claim(ctx context.Context) error { return r.lane.free.Acquire(ctx, r.size) }
-
-func (r room) release() {
-	if r.lane != nil {
-		r.lane.free.Release(r.size)
+// claimLocked takes the room if there is as much, and nobody waits for it.
+func (r room) claimLocked() bool {
+	ok := r.lane.waiting.Len() == 0 && r.fitsLocked()
+	if ok {
+		r.lane.used += r.size
 	}
+	return ok
 }
+
+func (r room) fitsLocked() bool { return r.lane.used+r.size <= r.lane.size }
 
 // Memory that a decoded block takes: some copies of its bytes, and structs for
 // its links and elements. A hostile block has as many of these as fit.
 const (
 	bytesPerBlock  = 1 << 10
 	copiesInMemory = 4
-	bytesPerField  = 220
+	bytesPerField  = 256
 )
 
 // footprint is about how much memory a block will take when it is decoded.

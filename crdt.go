@@ -131,7 +131,7 @@ func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	if bcast == nil {
 		return
 	}
-	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, walker: d.walker, lanes: d.merger.lanes, announcer: d.announcer}
+	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, walker: d.walker, announcer: d.announcer}
 	d.background.Go(d.announcer.run)
 	d.background.Go(l.run)
 	if n, ok := bcast.(JoinNotifier); ok {

@@ -80,7 +80,7 @@ func (m *merger) collect(first *arrival) []*arrival {
 func (m *merger) mergeAll(group []*arrival) {
 	m.mergeOrSplit(group)
 	for _, a := range group {
-		a.room.release()
+		m.walker.free(a.room)
 	}
 }
 

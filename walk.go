@@ -81,6 +81,8 @@ type job struct {
 	element *list.Element // in announced
 	slow    *list.Element // in slow
 	failing *list.Element // in failing
+	crowded *list.Element // in room.lane.waiting
+	room    room          // claimed, or waited for
 	cancel  context.CancelFunc
 	retry   *time.Timer
 }
@@ -91,6 +93,7 @@ const (
 	waiting jobState = iota // in its walk's heap
 	running                 // being fetched
 	parked                  // failed; its timer will put it back
+	crowded                 // fetched; to be fetched again when its lane has room
 	arrived                 // handed to the merger
 	dropped                 // given up
 )
@@ -136,14 +139,14 @@ func (w *walker) arriveLocked(wk *walk, h announced) bool {
 		return false
 	}
 	if old != nil && old.state == arrived {
-		h.room.release()
+		w.freeLocked(h.room)
 		return false
 	}
 	j := &job{id: h.id, walk: wk, state: arrived, queued: old != nil && old.queued}
 	select {
 	case h.room.lane.queue <- &arrival{job: j, block: h.block, err: h.err, inline: true, room: h.room}:
 	default:
-		h.room.release()
+		w.freeLocked(h.room)
 		return false
 	}
 	if old != nil {
@@ -251,9 +254,9 @@ func (w *walker) fetch(j *job) {
 	defer cancel()
 	from, patience := w.prepare(j, cancel)
 	impatient := time.AfterFunc(patience, func() { w.yieldSlot(j) })
-	defer impatient.Stop()
 	begun := time.Now()
 	raw, err := w.blocks.fetch(ctx, from, j.id)
+	impatient.Stop()
 	took := time.Since(begun)
 	if err == nil {
 		err = w.bring(ctx, j, raw)
@@ -261,47 +264,86 @@ func (w *walker) fetch(j *job) {
 	w.done(j, took, err)
 }
 
-// bring hands a block to the merger, once there is room. Meanwhile the request
-// may lose its slot: those that bring small blocks do not wait for room behind
-// those that bring large ones.
+// bring hands a block to the merger, if there is room for it.
 func (w *walker) bring(ctx context.Context, j *job, raw []byte) error {
-	room, raw, err := w.makeRoom(ctx, j.id, raw)
-	if err != nil {
-		return err
+	r, ok := w.claim(j, w.lanes.roomFor(raw))
+	if !ok {
+		return nil
 	}
 	b, err := w.blocks.decode(j.id, raw)
 	if err == nil {
 		err = w.blocks.admit(ctx, b)
 	}
-	if err == nil || isFinal(err) {
-		w.deliver(&arrival{job: j, block: b, err: err, room: room})
-		return nil
+	if err != nil && !isFinal(err) {
+		w.free(r)
+		return err
 	}
-	room.release()
-	return err
+	w.deliver(&arrival{job: j, block: b, err: err, room: r})
+	return nil
 }
 
-// makeRoom claims room for a block. While it waits it does not hold on to a
-// large one, which is here now and can be got again.
-func (w *walker) makeRoom(ctx context.Context, id blockID, raw []byte) (room, []byte, error) {
+// claim claims room for a block. If there is none, the block, which is here
+// now, will be fetched again when there is: it is not kept.
+func (w *walker) claim(j *job, r room) (_ room, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	claimed := j.room
+	j.room = room{}
+	switch {
+	case j.state != running: // dropped meanwhile
+		return room{}, false
+	case claimed.lane != nil:
+		return claimed, true
+	case r.claimLocked():
+		return r, true
+	}
+	j.state, j.room = crowded, r
+	j.crowded = r.lane.waiting.PushBack(j)
+	return room{}, false
+}
+
+// tryClaim claims room for a block that came inline.
+func (w *walker) tryClaim(raw []byte) (room, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	r := w.lanes.roomFor(raw)
-	if r.tryClaim() {
-		return r, raw, nil
+	return r, r.claimLocked()
+}
+
+// free gives room back.
+func (w *walker) free(r room) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.freeLocked(r)
+	w.startLocked()
+}
+
+// freeLocked gives room back, to those that have been waiting for it longest.
+func (w *walker) freeLocked(r room) {
+	if r.lane == nil {
+		return
 	}
-	if r.lane == w.lanes.large {
-		raw = nil
+	r.lane.used -= r.size
+	for e := r.lane.waiting.Front(); e != nil; e = r.lane.waiting.Front() {
+		j := e.Value.(*job)
+		if !j.room.fitsLocked() {
+			return
+		}
+		r.lane.used += j.room.size
+		w.uncrowdLocked(j)
+		w.enqueueLocked(j)
 	}
-	if err := r.claim(ctx); err != nil {
-		return room{}, nil, err
-	}
-	if raw != nil {
-		return r, raw, nil
-	}
-	raw, err := w.blocks.fetch(ctx, w.blocks.dag, id)
-	if err != nil {
-		r.release()
-	}
-	return r, raw, err
+}
+
+// vacateLocked gives back what a job has claimed and not used yet.
+func (w *walker) vacateLocked(j *job) {
+	w.freeLocked(j.room)
+	j.room = room{}
+}
+
+func (w *walker) uncrowdLocked(j *job) {
+	j.room.lane.waiting.Remove(j.crowded)
+	j.crowded = nil
 }
 
 // prepare says where to get a block from and how long to be patient. A block
@@ -335,7 +377,7 @@ func (w *walker) deliver(a *arrival) {
 	}
 	w.mu.Unlock()
 	if !given { // dropped meanwhile
-		a.room.release()
+		w.free(a.room)
 		return
 	}
 	select {
@@ -351,6 +393,7 @@ func (w *walker) yieldSlot(j *job) {
 	if j.state != running || j.slow != nil {
 		return
 	}
+	w.vacateLocked(j)
 	j.slow = w.slow.PushBack(j)
 	w.running--
 	if w.slow.Len() > maxSlow {
@@ -389,6 +432,7 @@ func (w *walker) failLocked(j *job, err error) {
 	if j.state == dropped || w.ctx.Err() != nil {
 		return
 	}
+	w.vacateLocked(j)
 	j.attempts++
 	if !j.queued && j.attempts >= maxAttempts {
 		w.log.Infof("giving up on announced block %s after %d attempts: %s", j.id.Cid(), j.attempts, err)
@@ -480,7 +524,11 @@ func (w *walker) dropLocked(j *job) {
 		}
 	case parked:
 		j.retry.Stop()
+	case crowded:
+		w.uncrowdLocked(j)
+		j.room = room{}
 	}
+	w.vacateLocked(j)
 	j.state = dropped
 	w.unlistLocked(j)
 	delete(w.jobs, j.id)
