@@ -192,7 +192,9 @@ func (a *announcer) pause(d time.Duration) {
 func (a *announcer) sendPending(ctx context.Context) {
 	for heads := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
 		if err := a.send(ctx, heads); err != nil {
-			a.log.Warnf("announcing %d heads, will try again: %s", len(heads), err)
+			if ctx.Err() == nil { // or else finish sends them
+				a.log.Warnf("announcing %d heads, will try again: %s", len(heads), err)
+			}
 			a.putBack(heads)
 			a.pause(retryPause)
 		}

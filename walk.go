@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	ipld "github.com/ipfs/go-ipld-format"
 	logging "github.com/ipfs/go-log/v2"
 )
 
@@ -17,7 +16,7 @@ import (
 // or is announced again by those who have it.
 const (
 	fetchesPerWorker = 32       // requests in flight for each of Options.NumWorkers
-	maxSlow          = 2048     // further requests that have outlived patience
+	maxSlow          = 512      // further requests that have outlived patience
 	maxJobs          = 64 << 10 // blocks known to be missing
 	maxAnnounced     = 4096     // of these, announced and not seen yet
 
@@ -60,9 +59,8 @@ type walker struct {
 
 // A walk is what one announcement leads to.
 type walk struct {
-	from    ipld.NodeGetter // nil until something has to be fetched
-	end     context.CancelFunc
-	jobs    int // not merged yet
+	session *session // nil until something has to be fetched
+	jobs    int      // not merged yet
 	waiting jobHeap
 	element *list.Element // in the rotation
 }
@@ -252,10 +250,10 @@ func (w *walker) nextLocked() *job {
 func (w *walker) fetch(j *job) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
-	from, patience := w.prepare(j, cancel)
+	s, patience := w.prepare(j, cancel)
 	impatient := time.AfterFunc(patience, func() { w.yieldSlot(j) })
 	begun := time.Now()
-	raw, err := w.blocks.fetch(ctx, from, j.id)
+	raw, err := w.get(ctx, j, s)
 	impatient.Stop()
 	took := time.Since(begun)
 	if err == nil {
@@ -346,25 +344,20 @@ func (w *walker) uncrowdLocked(j *job) {
 	j.crowded = nil
 }
 
-// prepare says where to get a block from and how long to be patient. A block
-// that could not be had in its session is asked for outside it.
-func (w *walker) prepare(j *job, cancel context.CancelFunc) (ipld.NodeGetter, time.Duration) {
+// prepare says in which session to ask for a block and how long to be patient. A
+// block that could not be had in its session is asked for outside it.
+func (w *walker) prepare(j *job, cancel context.CancelFunc) (s *session, patience time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	j.cancel = cancel
-	wk := j.walk
 	if j.state != running {
 		cancel() // dropped meanwhile, and the walk may have ended
-		return w.blocks.dag, minPatience
+		return nil, minPatience
 	}
-	from := ipld.NodeGetter(w.blocks.dag)
 	if j.attempts == 0 {
-		if wk.from == nil {
-			wk.from, wk.end = w.blocks.session(w.ctx)
-		}
-		from = wk.from
+		s = w.enterLocked(j.walk)
 	}
-	return from, min(max(minPatience, 4*w.latency), maxPatience)
+	return s, min(max(minPatience, 4*w.latency), maxPatience)
 }
 
 // deliver blocks while the merger is behind, which in turn holds the slot.
@@ -551,8 +544,8 @@ func (w *walker) endIfDone(wk *walk) {
 	if wk.jobs > 0 {
 		return
 	}
-	if wk.from != nil {
-		wk.end()
+	if wk.session != nil {
+		wk.session.end()
 	}
 	wk.waiting = nil // jobs that were dropped before their turn
 	if wk.element != nil {

@@ -1,0 +1,79 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
+)
+
+// A sessionDAG has sessions that fall silent after a number of blocks.
+type sessionDAG struct {
+	*testNode
+	blocks int
+
+	mu          sync.Mutex
+	begun, open int
+}
+
+type forgetfulSession struct {
+	*sessionDAG
+	left int // guarded by mu
+}
+
+func (d *sessionDAG) Session(ctx context.Context) ipld.NodeGetter {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.begun++
+	d.open++
+	context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.open--
+	})
+	return &forgetfulSession{d, d.blocks}
+}
+
+func (s *forgetfulSession) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	s.mu.Lock()
+	s.left--
+	silent := s.left < 0
+	s.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.testNode.Get(ctx, c)
+}
+
+func TestSilentSessionsAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		a := net.newReplica(t)
+		for i := range 400 {
+			a.put(fmt.Sprint("/", i), "v")
+		}
+		b := net.newReplica(t, func(o *Options) { o.NumWorkers = 1; o.DAGSyncerTimeout = time.Hour })
+		dagSyncer := &sessionDAG{testNode: b.node, blocks: 100}
+		b.reopenWith(dagSyncer, nil)
+		begun := time.Now()
+		b.node.deliver(announcement(a.head()))
+		for b.state(a.head()) != complete && time.Since(begun) < time.Hour {
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(begun); took > 8*sessionPatience {
+			t.Errorf("400 blocks took %s", took)
+		}
+		synctest.Wait()
+		dagSyncer.mu.Lock()
+		defer dagSyncer.mu.Unlock()
+		if dagSyncer.begun < 2 || dagSyncer.begun > 6 || dagSyncer.open > 0 {
+			t.Errorf("of %d sessions %d are open", dagSyncer.begun, dagSyncer.open)
+		}
+	})
+}
