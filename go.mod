@@ -3,6 +3,7 @@ module github.com/ipfs/go-ds-crdt
 go 1.26
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/ipfs/go-block-format v0.2.3
 	github.com/ipfs/go-cid v0.6.1
 	github.com/ipfs/go-datastore v0.9.2
