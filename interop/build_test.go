@@ -1,8 +1,10 @@
 // Package interop checks that a replica of this module and one of the released module
-// work together, each in its own process, over libp2p.
+// work together, each in its own process, over libp2p, and that both make the same of the
+// same blocks.
 package interop
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,7 +12,7 @@ import (
 	"testing"
 )
 
-// kind is one of the two builds of the peer command.
+// kind is one of the two builds of the programs.
 type kind struct {
 	name    string
 	modfile string
@@ -21,9 +23,12 @@ var (
 	old  = kind{name: "old", modfile: "old.mod"}
 )
 
-var programs string // directory of the built peers, one per kind
+var programs string // directory of the built programs, with one below for each kind
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "interop")
@@ -42,12 +47,16 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-func (k kind) program() string { return filepath.Join(programs, k.name) }
+func (k kind) program(name string) string { return filepath.Join(programs, k.name, name) }
 
 func (k kind) build() error {
-	out, err := exec.Command("go", "build", "-modfile="+k.modfile, "-o", k.program(), "./peer").CombinedOutput()
+	dir := filepath.Join(programs, k.name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	out, err := exec.Command("go", "build", "-modfile="+k.modfile, "-o", dir, "./peer", "./replay").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("building the %s peer: %w\n%s", k.name, err, out)
+		return fmt.Errorf("building the %s programs: %w\n%s", k.name, err, out)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func start(t *testing.T, k kind) *peer {
 // at the latest.
 func reopen(t *testing.T, k kind, dir string) *peer {
 	t.Helper()
-	p := &peer{t: t, kind: k, dir: dir, cmd: exec.Command(k.program(), "-dir", dir)}
+	p := &peer{t: t, kind: k, dir: dir, cmd: exec.Command(k.program("peer"), "-dir", dir)}
 	if err := p.run(); err != nil {
 		p.kill()
 		t.Fatalf("starting the %s peer: %v\n%s", k.name, err, &p.stderr)

@@ -1,0 +1,155 @@
+package interop
+
+import (
+	"maps"
+	"testing"
+
+	"github.com/ipfs/go-ds-crdt/interop/wire"
+)
+
+// What the released module makes of some blocks, and what is right (see outcome). The
+// first tests are of what it gets wrong, the others of what one might suspect. README.md
+// lists them: keep it true.
+
+func TestReleasedTakesTheLastOfAKeyTwiceInABlock(t *testing.T) {
+	differ(t, chained(puts(element{"/k", "z"}, element{"/k", "a"})), pairs{"/k": "a"})
+}
+
+func TestReleasedLosesAnEmptyValueThatIsUncovered(t *testing.T) {
+	differ(t, chained(puts(element{"/k", ""}), puts(element{"/k", "x"}), removes("/k", 1)), pairs{})
+}
+
+func TestReleasedLosesAnEmptyValueWhenAnotherIsRemoved(t *testing.T) {
+	differ(t, chained(puts(element{"/k", "x"}), puts(element{"/k", ""}), removes("/k", 0)), pairs{})
+}
+
+// It cleans keys of blocks. Ours refuses the block: the path of a row is not a thing to
+// guess at.
+func TestReleasedTakesAKeyThatIsNotClean(t *testing.T) {
+	blocks := chained(puts(element{"/u//v", "x"}))
+	for _, r := range startBoth(t) {
+		want, req := pairs{"/u/v": "x"}, r.kind.replayOf(blocks, fromHeads(blocks))
+		if r.kind == ours {
+			want, req.Heads = pairs{}, []string{}
+		}
+		r.mustMake(t, req, want)
+	}
+}
+
+// It has one set of heads for the blocks of all DAGs. The pairs are the same.
+func TestReleasedKnowsNoNamedDAGs(t *testing.T) {
+	block := newBlock(delta{elements: []element{{"/k", "x"}}, priority: 1, dag: "dag1"}, nil)
+	for _, r := range startBoth(t) {
+		want := map[kind]string{ours: "/a/dag1" + block.id(), old: "/h" + block.id()}[r.kind]
+		out := r.mustMake(t, r.kind.replayOf([]*dagBlock{block}, fromHeads([]*dagBlock{block})), pairs{"/k": "x"})
+		if len(out.Heads) != 1 || out.Heads[0] != want {
+			t.Errorf("%s: the heads are %v, not %s", r.kind.name, out.Heads, want)
+		}
+	}
+}
+
+func TestReleasedTakesTheGreaterOfAKeyTwiceIfItIsLast(t *testing.T) {
+	agrees(t, chained(puts(element{"/k", "a"}, element{"/k", "z"})))
+}
+
+func TestReleasedUncoversTheGreaterOfAKeyTwiceIfItIsLast(t *testing.T) {
+	agrees(t, chained(puts(element{"/k", "a"}, element{"/k", "z"}), puts(element{"/k", "over"}), removes("/k", 1)))
+}
+
+func TestReleasedHasElementAndTombstoneOfAKeyInABlock(t *testing.T) {
+	agrees(t, chained(puts(element{"/k", "z"}), func(below []*dagBlock) delta {
+		d := removes("/k", 0)(below)
+		d.elements = []element{{"/k", "a"}}
+		return d
+	}))
+}
+
+func TestReleasedTakesAnEmptyValue(t *testing.T) {
+	agrees(t, chained(puts(element{"/k", ""})))
+	agrees(t, chained(puts(element{"/k", "x"}), puts(element{"/k", ""})))
+}
+
+func TestReleasedTakesATombstoneBeforeItsBlock(t *testing.T) {
+	agrees(t, chained(puts(element{"/k", "x"}), puts(element{"/k", "y"}), removes("/k", 0)))
+	agrees(t, chained(puts(element{"/k", "x"}), removes("/k", 0)))
+}
+
+func TestReleasedTakesTheGreaterValueOfEqualPriorities(t *testing.T) {
+	agrees(t, tie("a", "z"))
+	agrees(t, tie("z", "a"))
+	agrees(t, tie("aa", "a"))
+}
+
+func TestReleasedBringsALowerVersionBack(t *testing.T) {
+	for _, blocks := range [][]*dagBlock{tie("a", "z"), tie("z", "a")} {
+		removal := delta{tombstones: []tombstone{{"/k", blocks[1].id()}}, priority: 2}
+		agrees(t, append(blocks, newBlock(removal, blocks[1:])))
+	}
+}
+
+// differ shows what v0.6.8 makes of blocks that come as they were created, and that ours
+// makes of them what is right. In another order v0.6.8 may be right, too.
+func differ(t *testing.T, blocks []*dagBlock, released pairs) {
+	t.Helper()
+	if maps.Equal(outcome(blocks), released) {
+		t.Errorf("there is no difference: %v is right", released)
+	}
+	both := startBoth(t)
+	for _, r := range both {
+		want := map[kind]pairs{ours: outcome(blocks), old: released}[r.kind]
+		r.mustMake(t, r.kind.replayOf(blocks, asCreated(blocks)), want)
+	}
+}
+
+// agrees shows that both make of blocks what is right.
+func agrees(t *testing.T, blocks []*dagBlock) {
+	t.Helper()
+	for _, r := range startBoth(t) {
+		if complaints := r.check(blocks, oneByOne(blocks, 1)); complaints != "" {
+			t.Error(complaints)
+		}
+	}
+}
+
+func (r *replayer) mustMake(t *testing.T, req wire.Replay, want pairs) wire.Outcome {
+	t.Helper()
+	out, err := r.play(req)
+	if err != nil {
+		t.Fatalf("%s: %s", r.kind.name, err)
+	}
+	if diff := differences(toPairs(out.Pairs), want); diff != "" {
+		t.Errorf("%s: %s", r.kind.name, diff)
+	}
+	return out
+}
+
+func asCreated(blocks []*dagBlock) shuffle { return oneByOne(blocks, 1)[0] }
+func fromHeads(blocks []*dagBlock) shuffle { return oneByOne(blocks, 1)[1] }
+
+// chained makes a block of each delta, each on top of the last, with priorities from 1.
+func chained(deltas ...func(below []*dagBlock) delta) (blocks []*dagBlock) {
+	for i, d := range deltas {
+		next := d(blocks)
+		next.priority = uint64(i + 1)
+		blocks = append(blocks, newBlock(next, blocks[max(0, len(blocks)-1):]))
+	}
+	return blocks
+}
+
+func puts(elements ...element) func([]*dagBlock) delta {
+	return func([]*dagBlock) delta { return delta{elements: elements} }
+}
+
+// removes tombstones the version that a block below gave to a key.
+func removes(key string, of int) func([]*dagBlock) delta {
+	return func(below []*dagBlock) delta {
+		return delta{tombstones: []tombstone{{key, below[of].id()}}}
+	}
+}
+
+// tie has two versions of equal priority.
+func tie(first, second string) []*dagBlock {
+	a := newBlock(delta{elements: []element{{"/k", first}}, priority: 1}, nil)
+	b := newBlock(delta{elements: []element{{"/k", second}}, priority: 1}, nil)
+	return []*dagBlock{a, b}
+}
