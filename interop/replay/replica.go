@@ -21,7 +21,7 @@ var namespace = datastore.NewKey("/crdt")
 
 // mergeWithin is how long a replica may take to merge what it can get. It needs some
 // milliseconds; the rest is for slow machines.
-const mergeWithin = 3 * time.Second
+const mergeWithin = 20 * time.Second
 
 // replica is a replica on a map.
 type replica struct {
@@ -38,7 +38,7 @@ func newReplica(req wire.Replay) (*replica, error) {
 		store:   dssync.MutexWrap(datastore.NewMapDatastore()),
 		library: newLibrary(),
 		heard:   make(radio, len(req.Steps)),
-		opts:    options(req),
+		opts:    options(),
 	}
 	for _, b := range req.Blocks {
 		c, err := cid.Decode(b.Cid)
@@ -51,13 +51,12 @@ func newReplica(req wire.Replay) (*replica, error) {
 }
 
 // options let nothing happen on its own: what is merged is due to the steps alone.
-func options(req wire.Replay) *crdt.Options {
+func options() *crdt.Options {
 	opts := crdt.DefaultOptions()
 	opts.RebroadcastInterval = time.Hour
 	opts.DAGSyncerTimeout = time.Hour
 	opts.RepairInterval = 0
 	opts.NumWorkers = 64 // none is short because others wait for blocks
-	opts.MultiHeadProcessing = req.MultiHeads
 	return opts
 }
 

@@ -10,9 +10,6 @@ type Replay struct {
 	// Heads are the rows of heads that the replica is to have in the end, below its
 	// namespace.
 	Heads []string
-
-	// MultiHeads is Options.MultiHeadProcessing.
-	MultiHeads bool `json:",omitempty"`
 }
 
 // Block is a block, and the CID that other blocks and announcements know it by.
