@@ -6,16 +6,16 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"time"
 )
 
-// controller runs the replicas. All happens on one goroutine, but for the writers, the
-// guards and the progress.
+// controller runs the replicas. Its fields belong to one goroutine, but for
+// what the writers, the guards and the progress read: those have locks of their own, or do not
+// change.
 type controller struct {
 	cfg    config
-	out    io.Writer
+	out    *lockedWriter
 	ctx    context.Context
 	fail   context.CancelCauseFunc
 	random *rand.Rand
@@ -50,11 +50,11 @@ func (c *counts) get(what string) int {
 var errInterrupted = errors.New("interrupted")
 
 // soak does a whole run. The replicas are gone when it returns.
-func soak(ctx context.Context, cfg config, out *os.File) error {
+func soak(ctx context.Context, cfg config, out io.Writer) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	c := &controller{
-		cfg: cfg, out: out, ctx: ctx, fail: fail, begun: time.Now(),
+		cfg: cfg, out: &lockedWriter{to: out}, ctx: ctx, fail: fail, begun: time.Now(),
 		random: rand.New(rand.NewPCG(cfg.seed, 0)),
 		counts: counts{by: make(map[string]int)},
 	}
@@ -73,6 +73,7 @@ func (c *controller) run() error {
 	if err := c.open(); err != nil {
 		return err
 	}
+	defer c.summarize()
 	stop := c.showProgress()
 	defer stop()
 	for c.left() > 0 {
@@ -83,10 +84,7 @@ func (c *controller) run() error {
 			return err
 		}
 	}
-	stop()
-	err := errors.Join(c.leaveAll(), c.checkFlat())
-	c.summarize()
-	return err
+	return errors.Join(c.leaveAll(), c.checkFlat())
 }
 
 func (c *controller) elapsed() time.Duration { return time.Since(c.begun) }
@@ -154,4 +152,16 @@ func (c *controller) end() {
 
 func (c *controller) tell(format string, args ...any) {
 	fmt.Fprintf(c.out, "%8s  %s\n", c.elapsed().Round(time.Second), fmt.Sprintf(format, args...))
+}
+
+// lockedWriter lets the progress write beside the controller.
+type lockedWriter struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (w *lockedWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(p)
 }

@@ -119,12 +119,12 @@ func (c *controller) pick(from []*slot) *slot {
 	return from[c.random.IntN(len(from))]
 }
 
-// spared says whether a replica goes on for now: the first one until late in the run, the
-// second one from early in the run on. Else none would live long enough to show whether it
-// grows.
+// spared says whether a replica is not to go down for now: the first one until late in the
+// run, and of many replicas the second one from early in the run on. Else none would live long
+// enough to show whether it grows.
 func (c *controller) spared(s *slot) bool {
 	sixth := c.cfg.length / 6
-	return s.n == 0 && c.elapsed() < 5*sixth || s.n == 1 && c.elapsed() > sixth
+	return s.n == 0 && c.elapsed() < 5*sixth || s.n == 1 && len(c.slots) > 3 && c.elapsed() > sixth
 }
 
 func (c *controller) rejoinLater(s *slot) {

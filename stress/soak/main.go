@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 )
@@ -35,7 +36,7 @@ func exit(err error) {
 }
 
 // run soaks, and keeps what the replicas left behind if something was wrong.
-func run(ctx context.Context, cfg config, out *os.File) error {
+func run(ctx context.Context, cfg config, out io.Writer) error {
 	if err := cfg.check(); err != nil {
 		return err
 	}

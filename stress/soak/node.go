@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/dgraph-io/badger/v4/options"
 	"github.com/ipfs/boxo/bitswap"
 	"github.com/ipfs/boxo/bitswap/network/bsnet"
 	"github.com/ipfs/boxo/blockservice"
@@ -54,12 +55,13 @@ func openNode(dir string) (*node, error) {
 		return nil, err
 	}
 	dag := merkledag.NewDAGService(blockservice.New(blocks, swap))
-	n.replica, err = crdt.New(store, namespace, dag, broadcaster, options())
+	n.replica, err = crdt.New(store, namespace, dag, broadcaster, replicaOptions())
 	return n, err
 }
 
-// openStore opens a store of little memory, as ../../bench/scale does and explains. Its
-// memtables are as large as the replica needs them.
+// openStore opens a store of little memory: one memtable, as large as the replica needs
+// it, and no cache, which would fill while we look whether the heap grows. ../../bench/scale
+// explains more.
 func openStore(dir string) (*badger.Datastore, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -69,14 +71,16 @@ func openStore(dir string) (*badger.Datastore, error) {
 		WithNumMemtables(1).
 		WithNumCompactors(2).
 		WithValueLogFileSize(64 << 20).
-		WithBlockCacheSize(8 << 20).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
 		WithDetectConflicts(false)
+	opts.TableSizeMultiplier = 1
 	return badger.NewDatastore(dir, &opts)
 }
 
-// options lets a head that was missed be announced again soon, and a block be asked for
+// replicaOptions lets a head that was missed be announced again soon, and a block be asked for
 // again soon that a replica had which is gone.
-func options() *crdt.Options {
+func replicaOptions() *crdt.Options {
 	opts := crdt.DefaultOptions()
 	opts.RebroadcastInterval = time.Second
 	opts.DAGSyncerTimeout = 10 * time.Second

@@ -13,7 +13,7 @@ import (
 const progressEvery = 10 * time.Second
 
 // showProgress tells now and then how things are, until the function that it returns is
-// called. That may be called twice.
+// called.
 func (c *controller) showProgress() (stop func()) {
 	end := make(chan struct{})
 	var done sync.WaitGroup
@@ -29,7 +29,7 @@ func (c *controller) showProgress() (stop func()) {
 			}
 		}
 	})
-	return sync.OnceFunc(func() { close(end); done.Wait() })
+	return func() { close(end); done.Wait() }
 }
 
 func (c *controller) tellProgress() {
@@ -118,8 +118,8 @@ func (c *controller) tellCalm(p calmPoint) {
 	c.tell("calm point %d: equal after %v%s: %s blocks, %d heads, %s pairs", len(c.calms), p.took.Round(time.Millisecond),
 		joined, humanize.Comma(int64(p.blocks)), len(p.heads), humanize.Comma(int64(p.pairs)))
 	for n, s := range p.samples {
-		c.tell("  replica %d: RSS %s, anonymous %s, heap %s + %s of memtables, package crdt %s, %d goroutines, %d handles, %d of the store",
-			n, humanize.IBytes(s.rss), humanize.IBytes(s.anon), humanize.IBytes(s.Heap), humanize.IBytes(s.Memtables),
+		c.tell("  replica %d: RSS %s, anonymous %s, heap %s + %s of Badger, package crdt %s, %d goroutines, %d handles, %d of the store",
+			n, humanize.IBytes(s.rss), humanize.IBytes(s.anon), humanize.IBytes(s.Heap), humanize.IBytes(s.Badger),
 			humanize.IBytes(s.Crdt), s.Goroutines, s.handles, s.storeFiles)
 	}
 }

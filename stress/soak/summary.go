@@ -9,11 +9,14 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// summarize prints what the run came to.
+// summarize prints what the run came to, whether it was cut short or not.
 func (c *controller) summarize() {
+	if len(c.calms) == 0 {
+		return
+	}
 	last := c.calms[len(c.calms)-1]
 	fmt.Fprintf(c.out, "\n%v, seed %d: %s.\n", c.elapsed().Round(time.Second), c.cfg.seed, c.tally())
-	fmt.Fprintf(c.out, "At the end %s blocks and %s pairs. Kills of each replica: %v.\n",
+	fmt.Fprintf(c.out, "At the last calm point %s blocks and %s pairs. Kills of each replica: %v.\n",
 		humanize.Comma(int64(last.blocks)), humanize.Comma(int64(last.pairs)), c.killsOfEach())
 	c.summarizeCalms()
 	c.summarizeFlat()
@@ -55,13 +58,18 @@ func (c *controller) summarizeFlat() {
 		fmt.Fprintf(c.out, "Too few calm points to say whether memory and handles are flat: that takes %d.\n", leastSamples)
 		return
 	}
+	fmt.Fprintf(c.out, "\nMedians of the first third of the calm points → of the last third:\n\n")
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "\nmedian of the first third → of the last third of the calm points\n\n")
+	fmt.Fprint(table, "\tlives\tsamples")
+	for _, q := range quantities {
+		fmt.Fprintf(table, "\t%s", q.name)
+	}
+	fmt.Fprintln(table)
 	for _, s := range all {
-		fmt.Fprintf(table, "%s\t", s.name)
+		fmt.Fprintf(table, "%s\t%d\t%d", s.name, s.lives(), len(s.samples))
 		for _, q := range quantities {
 			first, last := q.trend(s)
-			fmt.Fprintf(table, "%.1f → %.1f %s\t", first, last, q.unit)
+			fmt.Fprintf(table, "\t%s → %s", q.show(first), q.show(last))
 		}
 		fmt.Fprintln(table)
 	}

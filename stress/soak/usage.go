@@ -27,13 +27,13 @@ func measure() Usage {
 	for _, r := range heapProfile() {
 		at := functions(r.Stack())
 		switch {
-		case anyIn(at, "github.com/dgraph-io/badger/v4/skl."):
-			u.Memtables += inUse(r)
-		case anyIn(at, "github.com/ipfs/go-ds-crdt.") && !anyIn(at, "github.com/dgraph-io/"):
+		case anyIn(at, "github.com/dgraph-io/"):
+			u.Badger += inUse(r)
+		case anyIn(at, "github.com/ipfs/go-ds-crdt."):
 			u.Crdt += inUse(r)
 		}
 	}
-	u.Heap = heap - min(heap, u.Memtables)
+	u.Heap = heap - min(heap, u.Badger)
 	return u
 }
 

@@ -3,7 +3,7 @@ package main
 // What the controller and a replica say to each other, by net/rpc over the replica's
 // stdin and stdout. Service has the calls.
 
-// pair is a key and its value. It is exported for gob, as all of this file's fields are.
+// Pair is a key and its value. It is exported for gob, as all of this file's fields are.
 type Pair struct{ Key, Value string }
 
 // Change is what one call writes: a single Put or Delete, or a ds.Batch.
@@ -32,9 +32,9 @@ type State struct {
 
 // Usage is what a replica takes after a garbage collection, in bytes.
 type Usage struct {
-	Heap       uint64 // without Badger's memtables
-	Memtables  uint64
-	Crdt       uint64 // what package crdt allocated outside the calls of others
+	Heap       uint64 // without what Badger allocated
+	Badger     uint64 // an estimate; mostly memtables, and tables while they are built
+	Crdt       uint64 // an estimate of what package crdt allocated, or others for it
 	Goroutines int
 	Blocks     int // that were merged, ever
 }
