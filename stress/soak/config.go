@@ -22,6 +22,7 @@ type config struct {
 	calm     time.Duration
 	settle   time.Duration
 	wipes    int
+	simulate bool
 	verbose  bool
 }
 
@@ -34,11 +35,12 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	flags.Uint64Var(&c.seed, "seed", rand.Uint64(), "what is written and which faults come depend on it; by default another one each time")
 	flags.StringVar(&c.dir, "dir", "", "an empty `directory` for stores and logs, which are kept; by default a temporary one, kept if something is wrong")
 	flags.IntVar(&c.keys, "keys", 2000, "how many keys are written, about")
-	flags.IntVar(&c.rate, "rate", 60, "how many keys a replica writes a second")
+	flags.IntVar(&c.rate, "rate", 100, "how many keys a replica writes a second")
 	flags.DurationVar(&c.faults, "faults", 2*time.Second, "the mean time between two faults")
 	flags.DurationVar(&c.calm, "calm", 2*time.Minute, "the time between two calm points")
-	flags.DurationVar(&c.settle, "settle", 3*time.Minute, "how long the replicas may take to become equal at a calm point")
-	flags.IntVar(&c.wipes, "wipes", 100_000, "empty a store at every third calm point until the history has so many `blocks`; a new replica has to get them all")
+	flags.DurationVar(&c.settle, "settle", 5*time.Minute, "how long the replicas may take to become equal at a calm point")
+	flags.IntVar(&c.wipes, "wipes", 50_000, "empty a store at every third calm point until the history has so many `blocks`; a new replica has to get them all")
+	flags.BoolVar(&c.simulate, "simulate", false, "leave bitswap's default on: it takes a peer that answers late for one without the block, which can stall a replica that joins on a busy machine")
 	flags.BoolVar(&c.verbose, "v", false, "print every fault, and every replica's state in the progress")
 	if err := flags.Parse(args); err != nil {
 		return c, err
