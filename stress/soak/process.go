@@ -97,14 +97,17 @@ func (p *process) call(method string, args, result any) error {
 		return call.Error
 	case <-time.After(answerWithin):
 		_ = p.dump()
-		return fmt.Errorf("%s was not answered within %v; the log has the goroutines", method, answerWithin)
+		return fmt.Errorf("%w: %s was not answered within %v; the log has the goroutines", errHangs, method, answerWithin)
 	}
 }
 
-// refused says whether an error of call came from the replica. Else it is gone, or hangs.
-func refused(err error) bool {
-	var e rpc.ServerError
-	return errors.As(err, &e)
+var errHangs = errors.New("it hangs")
+
+// gone says whether an error of call is due to the process' end. Else the replica refused
+// to do it, or hangs.
+func gone(err error) bool {
+	var refused rpc.ServerError
+	return !errors.As(err, &refused) && !errors.Is(err, errHangs)
 }
 
 // dump makes the replica print its goroutines and die.

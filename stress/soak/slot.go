@@ -104,7 +104,7 @@ func (c *controller) write(s *slot, p *process, w *writer) {
 	for c.ctx.Err() == nil {
 		keys, err := c.change(s, p, w)
 		if err != nil {
-			if c.ctx.Err() == nil && (refused(err) || !p.ending.Load()) {
+			if c.ctx.Err() == nil && (!gone(err) || !p.ending.Load()) {
 				c.fail(fmt.Errorf("replica %d did not write: %w", s.n, err))
 			}
 			return
