@@ -9,7 +9,7 @@ import (
 
 // sessionPatience is how long a block is waited for in a session, before it is
 // asked for outside it, and how long a session may be silent.
-const sessionPatience = 10 * time.Second
+const sessionPatience = 5 * time.Second
 
 // A session gets the blocks of one walk. It remembers who had some, and may end up
 // asking nobody, when peers that were slow for a while have been crossed off: then

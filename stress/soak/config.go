@@ -22,7 +22,6 @@ type config struct {
 	calm     time.Duration
 	settle   time.Duration
 	wipes    int
-	simulate bool
 	verbose  bool
 }
 
@@ -40,7 +39,6 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	flags.DurationVar(&c.calm, "calm", 2*time.Minute, "the time between two calm points")
 	flags.DurationVar(&c.settle, "settle", 5*time.Minute, "how long the replicas may take to become equal at a calm point")
 	flags.IntVar(&c.wipes, "wipes", 50_000, "empty a store at every third calm point until the history has so many `blocks`; a new replica has to get them all")
-	flags.BoolVar(&c.simulate, "simulate", false, "leave bitswap's default on: it takes a peer that answers late for one without the block, which can stall a replica that joins on a busy machine")
 	flags.BoolVar(&c.verbose, "v", false, "print every fault, and every replica's state in the progress")
 	if err := flags.Parse(args); err != nil {
 		return c, err

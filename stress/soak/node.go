@@ -36,11 +36,8 @@ type node struct {
 func storeDir(dir string) string { return filepath.Join(dir, "store") }
 func keyFile(dir string) string  { return filepath.Join(dir, "key") }
 
-// openNode opens a replica. By default, bitswap takes a peer that is late, by two seconds or
-// so, for one that has not got the block, and when that happens 16 times in a row it asks this peer
-// no more in that session. On a busy machine, the requests of a replica that gets a long history
-// then wait for their time limit, all of them. With simulate off, they wait for the peer.
-func openNode(dir string, simulate bool) (*node, error) {
+// openNode opens a replica.
+func openNode(dir string) (*node, error) {
 	store, err := openStore(storeDir(dir))
 	if err != nil {
 		return nil, err
@@ -52,7 +49,7 @@ func openNode(dir string, simulate bool) (*node, error) {
 		return nil, err
 	}
 	blocks := blockstore.NewBlockstore(store)
-	swap := bitswap.New(ctx, bsnet.NewFromIpfsHost(net.host), nil, blocks, bitswap.SetSimulateDontHavesOnTimeout(simulate))
+	swap := bitswap.New(ctx, bsnet.NewFromIpfsHost(net.host), nil, blocks)
 	n := &node{store: store, net: net, swap: swap, stop: stop}
 	broadcaster, err := crdt.NewPubSubBroadcaster(ctx, net.pubsub, topic)
 	if err != nil {

@@ -31,16 +31,13 @@ type process struct {
 
 // spawn starts this program again as a replica that keeps its things in dir, and waits
 // until it is open.
-func spawn(dir string, simulate bool, logs *os.File) (*process, error) {
+func spawn(dir string, logs *os.File) (*process, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), replicaDir+"="+dir)
-	if simulate {
-		cmd.Env = append(cmd.Env, replicaSimulate+"=1")
-	}
 	cmd.Stderr, cmd.SysProcAttr = logs, ofChild()
 	pipes, err := begin(cmd)
 	if err != nil {

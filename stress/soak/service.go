@@ -21,9 +21,6 @@ import (
 // the directory to keep its store and its identity in.
 const replicaDir = "CRDT_SOAK_REPLICA"
 
-// replicaSimulate names the variable that is not empty if -simulate is given.
-const replicaSimulate = "CRDT_SOAK_SIMULATE"
-
 // Service is a replica as the controller sees it.
 type Service struct{ *node }
 
@@ -35,7 +32,7 @@ func serve(dir string) error {
 	runtime.MemProfileRate = profileRate
 	log.SetupLogging(log.Config{Level: log.LevelError, Format: log.PlaintextOutput, Stderr: true,
 		SubsystemLevels: map[string]log.LogLevel{"crdt": log.LevelWarn}})
-	n, err := openNode(dir, os.Getenv(replicaSimulate) != "")
+	n, err := openNode(dir)
 	if err != nil {
 		return err
 	}
