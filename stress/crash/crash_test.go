@@ -17,7 +17,7 @@ func onEachStore(t *testing.T, test func(t *testing.T, kind string)) {
 // and no half of a batch, and agrees with a peer that was never killed.
 func TestKilledWhileWriting(t *testing.T) {
 	onEachStore(t, func(t *testing.T, kind string) {
-		tr := newTrial(t, kind, replicaOptions{NumWorkers: 5, MaxBatchDeltaSize: 16 << 20})
+		tr := newTrial(t, kind, replicaOptions{NumWorkers: 5, MaxBatchDeltaSize: 1 << 20})
 		for !tr.done() {
 			if tr.rand.IntN(5) == 0 {
 				tr.dieOpening()
@@ -37,8 +37,38 @@ func (tr *trial) dieWriting() {
 	if tr.rand.IntN(10) > 0 {
 		tr.converge(p)
 	}
-	defer tr.load(p, tr.rand.IntN(15) == 0)()
+	defer tr.load(p, load{Writers: 4})()
 	tr.die(p, acked, 50)
+}
+
+// Batches that are too large for one commit of the store are whole, too.
+func TestKilledWhileWritingHugeBatches(t *testing.T) {
+	onEachStore(t, func(t *testing.T, kind string) {
+		tr := newTrial(t, kind, replicaOptions{NumWorkers: 5, InlineBlockSize: -1, MaxBatchDeltaSize: 16 << 20})
+		tr.limit = max(5, *kills/4)
+		for !tr.done() {
+			if tr.rand.IntN(3) == 0 {
+				tr.dieOpening()
+			} else {
+				tr.dieWritingHuge()
+			}
+		}
+		tr.finish()
+	})
+}
+
+func (tr *trial) dieWritingHuge() {
+	tr.t.Helper()
+	p := tr.start()
+	tr.awaitReady(p)
+	if tr.rand.IntN(4) == 0 {
+		tr.converge(p)
+	}
+	firstBegun := p.nth(1, begun)
+	defer tr.load(p, load{Writers: 1, Huge: true})()
+	p.await(firstBegun, "a batch")
+	tr.pause(time.Second)
+	tr.kill(p)
 }
 
 // A replica that is killed while it catches up with a long history goes on where
@@ -74,7 +104,7 @@ func (tr *trial) dieMerging() (caughtUp bool) {
 		tr.kill(p)
 		return true
 	case 1, 2:
-		defer tr.load(p, false)()
+		defer tr.load(p, load{Writers: 4})()
 	}
 	tr.die(p, want, 300)
 	return false

@@ -17,6 +17,7 @@ type trial struct {
 	peer   *peer
 	reads  readSum
 	begun  time.Time
+	limit  int // of kills
 
 	runs, kills, closed, checked, converged, told int
 }
@@ -32,6 +33,7 @@ func newTrial(t *testing.T, kind string, opts replicaOptions) *trial {
 		peer:   newPeer(t, led, opts),
 		reads:  readSum{seen: blockSet{set: make(map[string]bool)}},
 		begun:  time.Now(),
+		limit:  *kills,
 	}
 }
 
@@ -71,11 +73,11 @@ func (tr *trial) kill(p *process) {
 // done tells whether the child was killed often enough, and now and then how
 // far that is.
 func (tr *trial) done() bool {
-	if tr.kills >= tr.told+max(1, *kills/10) {
+	if tr.kills >= tr.told+max(1, tr.limit/10) {
 		tr.told = tr.kills
 		tr.t.Log(tr)
 	}
-	return tr.kills >= *kills
+	return tr.kills >= tr.limit
 }
 
 func (tr *trial) String() string {
@@ -88,9 +90,9 @@ func (tr *trial) pause(most time.Duration) { time.Sleep(time.Duration(tr.rand.In
 
 // load has child and peer write until the returned function is called. The child
 // may be killed before.
-func (tr *trial) load(p *process, huge bool) (stop func()) {
+func (tr *trial) load(p *process, childs load) (stop func()) {
 	tr.t.Helper()
-	childs := load{Name: "child", Seed: tr.rand.Uint64(), FirstID: uint64(tr.runs) << 32, Writers: 4, Huge: huge}
+	childs.Name, childs.Seed, childs.FirstID = "child", tr.rand.Uint64(), uint64(tr.runs)<<32
 	p.ask(message{Kind: startLoad, Load: childs})
 	return tr.peer.start(load{Name: "peer", Seed: tr.rand.Uint64(), Writers: 2, Pause: 3 * time.Millisecond})
 }

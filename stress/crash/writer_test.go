@@ -64,7 +64,7 @@ func (l load) writers(store ds.Batching, j journal, nextID func() uint64) []*wri
 			name:    fmt.Sprintf("%s%d", l.Name, i),
 			rand:    rand.New(rand.NewPCG(l.Seed, uint64(i))),
 			nextID:  nextID,
-			huge:    l.Huge && i == 0,
+			huge:    l.Huge,
 			pause:   l.Pause,
 		}
 	}
