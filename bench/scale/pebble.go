@@ -10,8 +10,9 @@ import (
 // openPebble opens a store that takes about 350 MiB. When it is built with cgo,
 // the cache and the memtables are not on the Go heap: see the RSS for them.
 //
-// Writes are not synced, as is the default of go-ds-pebble: they survive a crash
-// of the program but not one of the machine. See openBadger.
+// Writes are not synced, as is the default of go-ds-pebble. Pebble then hands
+// them to the system a little later: a crash of the program loses the last ones,
+// and one of the machine may lose more. See openBadger.
 func openPebble(dir string) (store, error) {
 	opts := &pebble.Options{
 		// Values can be kept apart from this version on.
