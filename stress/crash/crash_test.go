@@ -45,7 +45,7 @@ func (tr *trial) dieWriting() {
 func TestKilledWhileWritingHugeBatches(t *testing.T) {
 	onEachStore(t, func(t *testing.T, kind string) {
 		tr := newTrial(t, kind, replicaOptions{NumWorkers: 5, InlineBlockSize: -1, MaxBatchDeltaSize: 16 << 20})
-		tr.limit = max(5, *kills/4)
+		tr.limit = *kills / 3
 		for !tr.done() {
 			if tr.rand.IntN(3) == 0 {
 				tr.dieOpening()

@@ -8,7 +8,7 @@ import (
 )
 
 var (
-	kills = flag.Int("kills", 20, "how often to kill a child in each test, on each store")
+	kills = flag.Int("kills", 15, "how often to kill a child in each test, on each store")
 	seed  = flag.Uint64("seed", 1, "of all that is random, but for the timing")
 )
 
