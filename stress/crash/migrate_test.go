@@ -61,9 +61,10 @@ func migrateAndDie(t *testing.T, kind string, k oldKind, seed uint64) (kills int
 	tr := newTrial(t, kind, replicaOptions{NumWorkers: 5, InlineBlockSize: -1, MaxBatchDeltaSize: 1 << 20})
 	o.write(t, kind, tr.config.Dir)
 	tr.ledger.settle(o.pairs)
+	// It doubles: a slow machine may need long for one step, and only whole ones count.
 	span := 30*time.Millisecond + time.Duration(k.keys)*20*time.Microsecond
 	p := tr.start()
-	for !tr.isReadyBefore(p, span*time.Duration(1+tr.kills/10)) {
+	for !tr.isReadyBefore(p, span<<(tr.kills/8)) {
 		tr.kill(p)
 		p = tr.start()
 	}
