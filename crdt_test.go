@@ -32,16 +32,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
 // stores are the kinds of store that the tests run on.
 var stores = map[string]func(t *testing.T) ds.Datastore{
 	"map":    func(*testing.T) ds.Datastore { return dssync.MutexWrap(ds.NewMapDatastore()) },
-	"basic":  func(*testing.T) ds.Datastore { return &basicBatching{dssync.MutexWrap(ds.NewMapDatastore())} },
+	"basic":  func(*testing.T) ds.Datastore { return basicStore{dssync.MutexWrap(ds.NewMapDatastore())} },
 	"plain":  func(*testing.T) ds.Datastore { return plainStore{dssync.MutexWrap(ds.NewMapDatastore())} },
 	"badger": newBadger,
-}
-
-// basicBatching has the batches of go-datastore's map store.
-type basicBatching struct{ *dssync.MutexDatastore }
-
-func (s *basicBatching) Batch(context.Context) (ds.Batch, error) {
-	return ds.NewBasicBatch(s.MutexDatastore), nil
 }
 
 func newBadger(t *testing.T) ds.Datastore {

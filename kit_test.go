@@ -14,7 +14,6 @@ import (
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
-	dssync "github.com/ipfs/go-datastore/sync"
 	ipld "github.com/ipfs/go-ipld-format"
 	dag "github.com/ipfs/go-merkledag"
 )
@@ -240,35 +239,6 @@ func (node *testNode) RemoveMany(ctx context.Context, cids []cid.Cid) error {
 		_ = node.Remove(ctx, c)
 	}
 	return nil
-}
-
-// plainStore hides everything but ds.Datastore: rows are written one by one.
-type plainStore struct{ ds.Datastore }
-
-// atomicStore is a map store with atomic batches.
-type atomicStore struct{ *dssync.MutexDatastore }
-
-func newAtomicStore() ds.Batching { return &atomicStore{dssync.MutexWrap(ds.NewMapDatastore())} }
-
-func (s *atomicStore) Batch(context.Context) (ds.Batch, error) { return &atomicBatch{store: s}, nil }
-
-type atomicBatch struct {
-	store *atomicStore
-	rows  []row
-}
-
-func (b *atomicBatch) Put(_ context.Context, k ds.Key, v []byte) error {
-	b.rows = append(b.rows, row{key: k, value: v})
-	return nil
-}
-
-func (b *atomicBatch) Delete(_ context.Context, k ds.Key) error {
-	b.rows = append(b.rows, row{key: k, remove: true})
-	return nil
-}
-
-func (b *atomicBatch) Commit(ctx context.Context) error {
-	return writeRows(ctx, b.store.MutexDatastore, b.rows)
 }
 
 // A replica is a datastore under test, with what it stands on.

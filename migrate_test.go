@@ -464,81 +464,6 @@ func TestLocalPutWinsOverUnresolvedOldVersions(t *testing.T) {
 	}
 }
 
-// A watchedStore fails every write after the first few, as if the process had
-// been killed, and looks at what it is asked to do.
-type watchedStore struct {
-	ds.Batching
-	left              atomic.Int64 // writes that may still succeed
-	maxRows, maxBytes atomic.Int64 // of one write
-	withValues        atomic.Int64 // queries of old rows that load values
-}
-
-var errCut = errors.New("cut off")
-
-func newWatchedStore(store ds.Batching, writes int64) *watchedStore {
-	s := &watchedStore{Batching: store}
-	s.left.Store(writes)
-	return s
-}
-
-func (s *watchedStore) write(rows, size int) error {
-	s.maxRows.Store(max(s.maxRows.Load(), int64(rows)))
-	s.maxBytes.Store(max(s.maxBytes.Load(), int64(size)))
-	if s.left.Add(-1) < 0 {
-		return errCut
-	}
-	return nil
-}
-
-func (s *watchedStore) Put(ctx context.Context, k ds.Key, v []byte) error {
-	if err := s.write(1, len(v)); err != nil {
-		return err
-	}
-	return s.Batching.Put(ctx, k, v)
-}
-
-func (s *watchedStore) Delete(ctx context.Context, k ds.Key) error {
-	if err := s.write(1, 0); err != nil {
-		return err
-	}
-	return s.Batching.Delete(ctx, k)
-}
-
-func (s *watchedStore) Query(ctx context.Context, q query.Query) (query.Results, error) {
-	if !q.KeysOnly && strings.Contains(q.Prefix+"/", "/s/") {
-		s.withValues.Add(1)
-	}
-	return s.Batching.Query(ctx, q)
-}
-
-func (s *watchedStore) Batch(ctx context.Context) (ds.Batch, error) {
-	b, err := s.Batching.Batch(ctx)
-	return &watchedBatch{Batch: b, store: s}, err
-}
-
-type watchedBatch struct {
-	ds.Batch
-	store      *watchedStore
-	rows, size int
-}
-
-func (b *watchedBatch) Put(ctx context.Context, k ds.Key, v []byte) error {
-	b.rows, b.size = b.rows+1, b.size+len(v)
-	return b.Batch.Put(ctx, k, v)
-}
-
-func (b *watchedBatch) Delete(ctx context.Context, k ds.Key) error {
-	b.rows++
-	return b.Batch.Delete(ctx, k)
-}
-
-func (b *watchedBatch) Commit(ctx context.Context) error {
-	if err := b.store.write(b.rows, b.size); err != nil {
-		return err
-	}
-	return b.Batch.Commit(ctx)
-}
-
 // A cutTest opens one old store again and again, each time on a fresh copy.
 type cutTest struct {
 	t     *testing.T
@@ -553,7 +478,7 @@ func newCutTest(t *testing.T, o *oldStore, plain bool) *cutTest {
 	c := &cutTest{t: t, old: o, node: newTestNet().node(), plain: plain}
 	addBlocks(t, c.node, o.Blocks)
 	store := c.fresh()
-	if err := c.open(store, 1<<40); err != nil {
+	if err := c.open(store, -1); err != nil {
 		t.Fatal(err)
 	}
 	c.want = dump(t, store)
@@ -567,9 +492,13 @@ func (c *cutTest) fresh() ds.Batching {
 	return store
 }
 
-// open opens and closes the store, which fails after some writes.
-func (c *cutTest) open(store ds.Batching, writes int64) error {
-	var s ds.Datastore = newWatchedStore(store, writes)
+// open opens and closes the store, which dies after some writes; negative: it
+// does not.
+func (c *cutTest) open(store ds.Batching, writes int) error {
+	faulty := newFaultyStore()
+	faulty.Batching = store
+	faulty.dieAfter(writes)
+	var s ds.Datastore = faulty
 	if c.plain {
 		s = plainStore{s}
 	}
@@ -584,7 +513,7 @@ func (c *cutTest) open(store ds.Batching, writes int64) error {
 
 func (c *cutTest) finish(store ds.Batching, when string) {
 	c.t.Helper()
-	if err := c.open(store, 1<<40); err != nil {
+	if err := c.open(store, -1); err != nil {
 		c.t.Fatalf("%s: the store does not open: %s", when, err)
 	}
 	if got := dump(c.t, store); !maps.Equal(got, c.want) {
@@ -596,13 +525,13 @@ func (c *cutTest) finish(store ds.Batching, when string) {
 // so on, and has it finished each time.
 func (c *cutTest) cutEverywhere() {
 	c.t.Helper()
-	for n := int64(0); !c.t.Failed(); n++ {
+	for n := 0; !c.t.Failed(); n++ {
 		store := c.fresh()
 		err := c.open(store, n)
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, errCut) {
+		if !errors.Is(err, errDied) {
 			c.t.Fatalf("write %d: %s", n+1, err)
 		}
 		c.finish(store, fmt.Sprintf("cut off at write %d", n+1))
@@ -804,12 +733,19 @@ func (o *oldStore) spoiled() *oldStore {
 func TestMigrationHoldsFewRowsAtATime(t *testing.T) {
 	t.Parallel()
 	const keys = 20_000
-	o, store := synthesize(t, keys, 10), newWatchedStore(newAtomicStore(), 1<<40)
+	o, store := synthesize(t, keys, 10), newFaultyStore()
+	var withValues atomic.Int64
+	store.onQuery = func(q query.Query) error { // of all old rows
+		if !q.KeysOnly && strings.Contains(q.Prefix+"/", "/s/") {
+			withValues.Add(1)
+		}
+		return nil
+	}
 	r := o.open(t, store)
 	if rows := store.maxRows.Load(); rows > 3*migrationBatch || rows < migrationBatch {
 		t.Errorf("%d rows were written at once, want some %d", rows, migrationBatch)
 	}
-	if n := store.withValues.Load(); n > 0 {
+	if n := withValues.Load(); n > 0 {
 		t.Errorf("%d queries loaded the values of all rows", n)
 	}
 	r.holds("migrated,", pairsOf(o.Pairs))
@@ -827,7 +763,7 @@ func TestMigrationHoldsFewBytesAtATime(t *testing.T) {
 	const valueSize = 100 << 10
 	written := synthesize(t, 200, valueSize)
 	for format, o := range []*oldStore{written.spoiled(), written} {
-		store := newWatchedStore(newAtomicStore(), 1<<40)
+		store := newFaultyStore()
 		r := o.open(t, store)
 		if size := store.maxBytes.Load(); size > migrationBytes+2*valueSize {
 			t.Errorf("of format %d, %d bytes were written at once, want some %d", format, size, migrationBytes)
@@ -894,7 +830,7 @@ func openUntouched(t *testing.T, o *oldStore, plain bool) error {
 	c := &cutTest{t: t, old: o, node: newTestNet().node(), plain: plain}
 	store := c.fresh()
 	before := dump(t, store)
-	err := c.open(store, 1<<40)
+	err := c.open(store, -1)
 	if after := dump(t, store); err != nil && !maps.Equal(before, after) {
 		t.Errorf("the store was changed\n%s", diff(after, before))
 	}

@@ -147,7 +147,7 @@ func TestSetForgetsTombstones(t *testing.T) {
 // A put, a merge and a get cost the same number of reads and writes however
 // often the key was written and whatever keys lie below it.
 func TestWritesCostTheSameForEver(t *testing.T) {
-	store := &countingStore{Batching: newAtomicStore()}
+	store := newFaultyStore()
 	r := newTestNet().newReplicaOn(t, store, func(o *Options) { o.RebroadcastInterval = 1 << 40 })
 	cost := func(f func()) int {
 		before := store.reads.Load() + store.writes.Load()

@@ -108,7 +108,7 @@ func (s *simulation) run() {
 func (s *simulation) disturb(r *simReplica) {
 	switch s.rng.IntN(16) {
 	case 0:
-		r.faults.left.Store(s.rng.Int64N(25))
+		r.faults.dieAfter(s.rng.IntN(25))
 	case 1:
 		r.faults.failIn(s.rng.IntN(25), false)
 	case 2:
@@ -129,16 +129,16 @@ func (r *simReplica) heardAll() bool {
 }
 
 // dead tells whether a write has found the store dead.
-func (r *simReplica) dead() bool { return r.faults.left.Load() < 0 }
+func (r *simReplica) dead() bool { return r.faults.hasDied() }
 
 // reopen kills a replica, so that nothing that it still does reaches the store,
 // and starts it again, at times in two attempts.
 func (r *simReplica) reopen(rng *rand.Rand) {
-	r.faults.left.Store(0)
+	r.faults.dieAfter(0)
 	_ = r.Close() // cannot write any more
 	r.faults.heal()
 	if rng.IntN(3) == 0 {
-		r.faults.left.Store(rng.Int64N(6))
+		r.faults.dieAfter(rng.IntN(6))
 	}
 	m, err := NewMerkleCRDT(r.store, testNamespace, r.node, r.node, r.opts, nil)
 	if err != nil {
