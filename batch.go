@@ -109,6 +109,7 @@ func (c *changes) add(later *changes) {
 // A pendingWrite is a Put, Delete or Batch that waits to be committed.
 type pendingWrite struct {
 	changes *changes
+	taken   bool          // guarded by writer.mu: somebody has begun to commit it
 	err     error         // set before done is closed
 	done    chan struct{} // closed when the write has been committed or has failed
 }
@@ -145,9 +146,20 @@ func (w *writer) write(ctx context.Context, c *changes) error {
 			<-p.done
 			return p.err
 		case <-w.turn:
+			if w.isTaken(p) { // and its leader runs the hooks, which may take long
+				w.release()
+				<-p.done
+				return p.err
+			}
 			w.lead(context.WithoutCancel(ctx))
 		}
 	}
+}
+
+func (w *writer) isTaken(p *pendingWrite) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return p.taken
 }
 
 // withdraw takes a write back, if nobody has begun to commit it.
@@ -186,6 +198,7 @@ func (w *writer) take() []*pendingWrite {
 	n, size := 0, 0
 	for n < len(w.queue) && (n == 0 || size+w.queue[n].changes.size <= w.maxDelta) {
 		size += w.queue[n].changes.size
+		w.queue[n].taken = true
 		n++
 	}
 	group := w.queue[:n:n]

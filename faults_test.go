@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -315,6 +316,44 @@ func TestPanickingHookLeavesNoOtherWriterWaiting(t *testing.T) {
 	if got := r.pairs(); len(got) != 2 {
 		t.Errorf("pairs: %v", got)
 	}
+}
+
+// Writers whose writes have been committed wait for their leader's hooks without
+// taking the turn again and again.
+func TestCommittedWritersLeaveTheTurnAlone(t *testing.T) {
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	r := newTestNet().newReplica(t, func(o *Options) {
+		o.PutHook = func(ds.Key, []byte) {
+			begun <- struct{}{}
+			<-goOn
+		}
+	})
+	r.must(r.acquire(ctx))
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() { r.put("/k", "v") })
+	}
+	waitFor(t, "three writers", func() bool {
+		r.writer.mu.Lock()
+		defer r.writer.mu.Unlock()
+		return len(r.writer.queue) == 3
+	})
+	r.release()
+	<-begun
+	if n := allocations(50 * time.Millisecond); n > 2000 {
+		t.Errorf("%d allocations while all wait for a hook", n)
+	}
+	close(goOn)
+	wg.Wait()
+}
+
+// allocations counts those of all goroutines in a while: few when all wait.
+func allocations(while time.Duration) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	time.Sleep(while)
+	runtime.ReadMemStats(&after)
+	return after.Mallocs - before.Mallocs
 }
 
 func TestHookValueIsNotTheCallersBuffer(t *testing.T) {
