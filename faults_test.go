@@ -174,7 +174,7 @@ func TestPublishLeavesTheSameBlockOfAnotherReplicaAlone(t *testing.T) {
 	}})
 	_, err = r.Publish(ctx, d)
 	r.must(err)
-	if raw, _ := r.node.find(same.id.Cid()); raw == nil || !merged {
+	if raw, _, _ := r.node.find(same.id.Cid()); raw == nil || !merged {
 		t.Errorf("other block merged: %v, still there: %v", merged, raw != nil)
 	}
 }

@@ -4,198 +4,143 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	ds "github.com/ipfs/go-datastore"
-	logging "github.com/ipfs/go-log/v2"
 )
 
+// The simulation, in the files sim*_test.go: replicas on stores that fail and
+// die write over a bad network, and when all is well again they must hold what
+// the plain model says, at a bounded cost. Each seed is a network of its own
+// in fake time.
+//
+//	sim_test.go         the seeds to run, and how
+//	simplan_test.go     what a seed decides at the start, and the way of a run
+//	simreplica_test.go  a replica: processes that start, stop and die on one store
+//	simsteps_test.go    what is done to replicas: writes, and disturbances
+//	simwrites_test.go   the writes, and what must be true after each
+//	simforeign_test.go  a writer that makes blocks in its own way
+//	simcheck_test.go    what must be true in the end
 var (
-	simSeeds = flag.Int("sim.n", 40, "how many seeds TestSimulation runs")
-	simSeed  = flag.Int("sim.seed", -1, "the only seed that TestSimulation runs; negative: all")
+	simSeeds = flag.Int("sim.n", 160, "how many seeds TestSimulation runs")
+	simFirst = flag.Uint64("sim.first", 0, "the first seed that it runs; with -sim.long, 0 means a random one")
+	simSeed  = flag.Int64("sim.seed", -1, "the only seed that it runs, up to -sim.tries times; negative: all")
+	simTries = flag.Int("sim.tries", 10, "how often -sim.seed is run until it fails")
+	simLong  = flag.Duration("sim.long", 0, "how long it runs seeds, whatever -sim.n says; use -v and -timeout 0 as well")
 )
 
-// silent keeps what stores that fail on purpose give rise to out of the log.
-func silent(o *Options) {
-	o.Logger = logging.Logger("crdt-silent")
-	if err := logging.SetLogLevel("crdt-silent", "fatal"); err != nil {
-		panic(err)
+// hangsAfter is far longer than any seed takes, in real time.
+const hangsAfter = time.Minute
+
+// A failing seed prints the line that replays it. A seed always takes the same
+// steps on the same network, but goroutines that run at the same moment may
+// meet in another order: a replay tries several times.
+func TestSimulation(t *testing.T) {
+	s := &simRun{t: t, first: *simFirst, count: uint64(*simSeeds), begun: time.Now()}
+	switch {
+	case *simSeed >= 0:
+		for i := 0; i < *simTries && !t.Failed(); i++ {
+			s.seed(uint64(*simSeed))
+		}
+		return
+	case *simLong > 0:
+		s.count = 1 << 62
+		if s.first == 0 {
+			s.first = rand.Uint64N(1 << 40)
+		}
+		defer s.progress()()
 	}
+	s.all()
 }
 
-// Replicas whose stores die or fail write over a bad network, and converge when
-// all is well again. A seed always takes the same steps, but goroutines may
-// meet differently each time: repeat one that failed with -count.
-func TestSimulation(t *testing.T) {
-	first, last := 0, *simSeeds-1
-	if *simSeed >= 0 {
-		first, last = *simSeed, *simSeed
-	}
-	for seed := first; seed <= last; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
-			t.Cleanup(func() { // after the stores have been checked
-				if t.Failed() {
-					t.Logf("replay: go test -run 'TestSimulation$' -sim.seed=%d", seed)
-				}
-			})
-			newSimulation(t, uint64(seed)).run()
+// A simRun runs seeds, as many at a time as there are processors.
+type simRun struct {
+	t            *testing.T
+	first, count uint64
+	begun        time.Time
+
+	begin        sync.Mutex
+	next         uint64 // to run, counted from first
+	done, failed atomic.Int64
+}
+
+func (s *simRun) all() {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // seeds make much garbage and hold little
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for seed, ok := s.take(); ok; seed, ok = s.take() {
+				s.seed(seed)
+			}
 		})
 	}
+	workers.Wait()
 }
 
-type simulation struct {
-	t        *testing.T
-	rng      *rand.Rand
-	net      *testNet
-	replicas []*simReplica
-}
-
-type simReplica struct {
-	*replica
-	faults *faultyStore
-}
-
-func newSimulation(t *testing.T, seed uint64) *simulation {
-	s := &simulation{t: t, rng: rand.New(rand.NewPCG(seed, 99)), net: newTestNet()}
-	s.net.rand = rand.New(rand.NewPCG(seed, 5))
-	s.net.drop, s.net.duplicate, s.net.reorder, s.net.corrupt = 0.2, 0.1, 0.1, 0.05
-	for i := range uint64(3) {
-		faults := newFaultyStore()
-		var store ds.Datastore = faults
-		if (seed+i)%2 == 1 {
-			store = plainStore{faults}
-		}
-		r := s.net.newReplicaOn(t, store, silent, s.options)
-		s.replicas = append(s.replicas, &simReplica{r, faults})
+// take returns the next seed, unless all have been run or the time is over.
+func (s *simRun) take() (seed uint64, ok bool) {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	if s.next >= s.count || *simLong > 0 && time.Since(s.begun) > *simLong {
+		return 0, false
 	}
-	return s
+	s.next++
+	return s.first + s.next - 1, true
 }
 
-func (s *simulation) options(o *Options) {
-	o.RebroadcastInterval = 50 * time.Millisecond
-	o.DAGSyncerTimeout = 300 * time.Millisecond
-	o.MaxBatchDeltaSize = pick(s.rng, 150, 1<<20) // the smaller splits batches
-	o.InlineBlockSize = pick(s.rng, 0, 200)       // some blocks travel inline, or none
+// seed runs one seed in a goroutine of its own, which a failure ends.
+func (s *simRun) seed(seed uint64) {
+	replay := fmt.Sprintf("replay: go test -run 'TestSimulation$' -sim.seed=%d .", seed)
+	hangs := time.AfterFunc(hangsAfter, func() {
+		debug.SetTraceback("all")
+		panic("a seed takes for ever, " + replay)
+	})
+	defer hangs.Stop()
+	passed, ended := false, make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() {
+			if p := recover(); p != nil { // goroutines are left that wait for each other
+				s.t.Errorf("seed %d: %v", seed, p)
+			}
+		}()
+		synctest.Test(s.t, func(t *testing.T) { newSimulation(t, seed).run() })
+		passed = true
+	}()
+	<-ended
+	s.done.Add(1)
+	if !passed {
+		s.failed.Add(1)
+		s.t.Error(replay)
+	}
 }
 
-func (s *simulation) run() {
-	for step := range 80 {
-		r := s.replicas[s.rng.IntN(len(s.replicas))]
-		r.write(s.rng, step)
-		s.disturb(r)
-		for _, r := range s.replicas {
-			if r.dead() {
-				r.reopen(s.rng)
+// progress says every ten seconds how far a long run has come, until the
+// function that it returns is called.
+func (s *simRun) progress() (stop func()) {
+	fmt.Fprintf(os.Stderr, "seeds from %d on, for %s\n", s.first, *simLong)
+	ticks, ended := time.NewTicker(10*time.Second), make(chan struct{})
+	var reporter sync.WaitGroup
+	reporter.Go(func() {
+		for {
+			select {
+			case <-ticks.C:
+				s.report()
+			case <-ended:
+				return
 			}
 		}
-	}
-	var all []*replica
-	for _, r := range s.replicas {
-		if r.dead() {
-			r.reopen(s.rng)
-		}
-		r.faults.heal()
-		all = append(all, r.replica)
-	}
-	s.net.heal()
-	converge(s.t, all...)
+	})
+	return func() { ticks.Stop(); close(ended); reporter.Wait(); s.report() }
 }
 
-// disturb does something to a replica or to the network, or nothing.
-func (s *simulation) disturb(r *simReplica) {
-	switch s.rng.IntN(16) {
-	case 0:
-		r.faults.dieAfter(s.rng.IntN(25))
-	case 1:
-		r.faults.failIn(s.rng.IntN(25), false)
-	case 2:
-		r.faults.failIn(s.rng.IntN(25), true)
-	case 3:
-		s.net.split(s.rng.IntN(2), s.rng.IntN(2), s.rng.IntN(2))
-	case 4:
-		waitFor(s.t, "a replica to hear what it was sent", r.heardAll)
-	case 5:
-		r.reopen(s.rng)
-	}
-}
-
-func (r *simReplica) heardAll() bool {
-	r.node.net.mu.Lock()
-	defer r.node.net.mu.Unlock()
-	return len(r.node.inbox) == 0
-}
-
-// dead tells whether a write has found the store dead.
-func (r *simReplica) dead() bool { return r.faults.hasDied() }
-
-// reopen kills a replica, so that nothing that it still does reaches the store,
-// and starts it again, at times in two attempts.
-func (r *simReplica) reopen(rng *rand.Rand) {
-	r.faults.dieAfter(0)
-	_ = r.Close() // cannot write any more
-	r.faults.heal()
-	if rng.IntN(3) == 0 {
-		r.faults.dieAfter(rng.IntN(6))
-	}
-	m, err := NewMerkleCRDT(r.store, testNamespace, r.node, r.node, r.opts, nil)
-	if err != nil {
-		r.faults.heal()
-		r.open()
-		return
-	}
-	r.MerkleCRDT = m
-}
-
-// write writes something. It may fail, and then have taken effect or not.
-func (r *simReplica) write(rng *rand.Rand, step int) {
-	key := func() ds.Key { return ds.NewKey(fmt.Sprintf("/k/%d", rng.IntN(8))) }
-	switch rng.IntN(6) {
-	case 0, 1:
-		_ = r.Delete(ctx, key())
-	case 2:
-		r.writeBatch(rng, key, step)
-	case 3:
-		r.writeAtOnce(step, key(), key(), key())
-	case 4:
-		r.uncover(rng, key())
-	default:
-		_ = r.Put(ctx, key(), []byte(fmt.Sprint(step%5)))
-	}
-}
-
-func (r *simReplica) writeBatch(rng *rand.Rand, key func() ds.Key, step int) {
-	b, err := r.Batch(ctx)
-	r.must(err)
-	for range 4 {
-		if rng.IntN(2) == 0 {
-			_ = b.Delete(ctx, key())
-		} else {
-			_ = b.Put(ctx, key(), []byte(fmt.Sprint("b", step)))
-		}
-	}
-	_ = b.Commit(ctx)
-}
-
-func (r *simReplica) writeAtOnce(step int, keys ...ds.Key) {
-	var wg sync.WaitGroup
-	for i, k := range keys {
-		wg.Go(func() { _ = r.Put(ctx, k, []byte(fmt.Sprint("g", step, i))) })
-	}
-	wg.Wait()
-}
-
-// uncover deletes all versions of a key but one.
-func (r *simReplica) uncover(rng *rand.Rand, key ds.Key) {
-	d, err := r.Set().Rmv(ctx, key.String())
-	r.must(err) // stores can always be read
-	versions, err := d.GetTombstones()
-	r.must(err)
-	if len(versions) > 1 {
-		d.SetTombstones(versions[1:])
-	}
-	d.SetDagName(pick(rng, "", "dag"))
-	_, _ = r.Publish(ctx, d)
+func (s *simRun) report() {
+	done, took := s.done.Load(), time.Since(s.begun)
+	fmt.Fprintf(os.Stderr, "%d seeds, %d failed, %.1f a second, %s left\n",
+		done, s.failed.Load(), float64(done)/took.Seconds(), max(0, *simLong-took).Round(time.Second))
 }

@@ -182,6 +182,7 @@ type faultyStore struct {
 	in     int  // writes until one fails; negative: none does
 	effect bool // the one that fails is made all the same
 	died   bool // a write has found it dead
+	failed bool // a write has failed
 	misled bool // a write has failed and was made all the same
 }
 
@@ -208,7 +209,8 @@ func (s *faultyStore) failIn(writes int, effect bool) {
 func (s *faultyStore) heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left, s.in, s.died, s.misled = -1, -1, false, false
+	s.left, s.in = -1, -1
+	s.died, s.failed, s.misled = false, false, false
 }
 
 // hasDied tells whether a write has found the store dead.
@@ -216,6 +218,13 @@ func (s *faultyStore) hasDied() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.died
+}
+
+// failing tells whether a write has failed, or is about to.
+func (s *faultyStore) failing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.died || s.failed || s.left >= 0 || s.in >= 0
 }
 
 // hasMisled tells whether a write that failed was made all the same.
@@ -238,6 +247,7 @@ func (s *faultyStore) write(rows, size int, make func() error) error {
 	s.left = max(s.left-1, -1)
 	fails := s.in == 0
 	s.in = max(s.in-1, -1)
+	s.failed = s.failed || fails
 	if fails && !s.effect {
 		return errFault
 	}

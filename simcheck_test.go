@@ -1,0 +1,267 @@
+package crdt
+
+import (
+	"bytes"
+	"maps"
+	"runtime"
+	"slices"
+	"testing/synctest"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+)
+
+// block returns a block that was made some time, wherever it is now.
+func (s *simulation) block(id blockID) *block {
+	if b := s.parsed[id]; b != nil {
+		return b
+	}
+	s.net.mu.Lock()
+	raw := s.net.archive[id.Cid()]
+	s.net.mu.Unlock()
+	b, err := (&blockStore{newDelta: newPBDelta, maxSize: 2 << 20}).decode(id, raw)
+	if err != nil {
+		s.t.Fatalf("a block that nobody has made: %s", err)
+	}
+	s.parsed[id] = b
+	return b
+}
+
+// patience is how long anything may take once all is well: a replica hears of
+// everything within an interval and its jitter, and a request that was made
+// before may take its time and a pause once more.
+func (s *simulation) patience() time.Duration { return 4*s.interval + 2*s.timeout + 5*time.Second }
+
+// converge waits until all replicas hold the same heads, with nothing missing,
+// and all have merged the same blocks.
+func (s *simulation) converge() {
+	s.t.Helper()
+	begun := time.Now()
+	for !s.converged() {
+		if time.Since(begun) > s.patience() {
+			s.t.Errorf("no convergence %s after all was well", s.patience())
+			for _, r := range s.replicas {
+				heads, roots := r.frontier.get()
+				s.t.Logf("replica %d: %d heads, %d roots %v, %d jobs", r.number, len(heads), len(roots), roots.list(), r.walker.len())
+			}
+			s.t.FailNow()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	synctest.Wait()
+}
+
+func (s *simulation) converged() bool {
+	first, _ := s.replicas[0].frontier.get()
+	for _, r := range s.replicas {
+		heads, roots := r.frontier.get()
+		if len(roots) > 0 || r.walker.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() {
+			return false
+		}
+	}
+	return true
+}
+
+// hooksRun tells whether no hook is running or waiting.
+func (r *simReplica) hooksRun() bool {
+	r.hooks.mu.Lock()
+	defer r.hooks.mu.Unlock()
+	return len(r.hooks.events) == 0 && !r.hooks.running
+}
+
+// checkAll checks what must be true once all have converged.
+func (s *simulation) checkAll() {
+	s.t.Helper()
+	want := s.replicas[0].pairs()
+	for _, r := range s.replicas {
+		r.settle()
+		r.checkPairs()
+		r.checkMirror()
+		if got := r.pairs(); !maps.Equal(got, want) {
+			s.t.Errorf("replica %d differs from replica %d\n%s", r.number, s.replicas[0].number, diff(got, want))
+		}
+		s.checkMerged(r)
+	}
+}
+
+// settle has a replica whose store has failed notice what is there.
+func (r *simReplica) settle() {
+	r.must(r.do(ctx, func(*commit) error { return nil }))
+}
+
+// checkMerged checks that a replica has merged what any other has, all that was
+// acknowledged and all that was announced.
+func (s *simulation) checkMerged(r *simReplica) {
+	s.t.Helper()
+	for id := range s.acked {
+		if !r.merged[id] {
+			s.t.Errorf("replica %d has not merged block %s, which was acknowledged", r.number, id.Cid())
+		}
+	}
+	for _, b := range s.foreign.blocks {
+		if !r.merged[b.id] {
+			s.t.Errorf("replica %d has not merged foreign block %s", r.number, b.id.Cid())
+		}
+	}
+	if first := s.replicas[0]; !maps.Equal(r.merged, first.merged) {
+		s.t.Errorf("replica %d has merged %d blocks, replica %d %d", r.number, len(r.merged), first.number, len(first.merged))
+	}
+}
+
+// A cost is what a replica has asked of its store and its DAG service.
+type cost struct{ requests, reads, writes int }
+
+func (r *simReplica) cost() cost {
+	r.node.net.mu.Lock()
+	defer r.node.net.mu.Unlock()
+	return cost{r.node.requests, int(r.faults.reads.Load()), int(r.faults.writes.Load())}
+}
+
+func (c cost) minus(d cost) cost {
+	return cost{c.requests - d.requests, c.reads - d.reads, c.writes - d.writes}
+}
+
+// checkNothingGoesOn checks that replicas that agree leave their stores and
+// their peers in peace, and that no goroutine is left but those that wait for
+// something to do.
+func (s *simulation) checkNothingGoesOn() {
+	s.t.Helper()
+	time.Sleep(3*s.unit + 2*time.Second) // for late messages and repairs
+	before := make(map[*simReplica]cost)
+	goroutines := s.idle
+	for _, r := range s.replicas {
+		before[r] = r.cost()
+		goroutines += r.goroutines()
+	}
+	time.Sleep(5 * s.interval)
+	synctest.Wait()
+	for _, r := range s.replicas {
+		if c := r.cost().minus(before[r]); c.requests > 0 || c.writes > 0 {
+			s.t.Errorf("replica %d does something while nothing happens: %+v", r.number, c)
+		}
+	}
+	if n := goroutinesInBubble(); n != goroutines {
+		s.t.Errorf("%d goroutines, want %d", n, goroutines)
+	}
+}
+
+// goroutines is how many a replica has that has nothing to do: the merger, the
+// announcer, the listener and, if asked for, those that repair and greet.
+func (r *simReplica) goroutines() int {
+	n := 3
+	if r.opts.RepairInterval > 0 {
+		n++
+	}
+	if r.joiner {
+		n++
+	}
+	return n
+}
+
+// goroutinesInBubble counts the goroutines of the caller's bubble.
+func goroutinesInBubble() int {
+	buf := make([]byte, 64<<10)
+	head, _, _ := bytes.Cut(buf[:runtime.Stack(buf, false)], []byte("\n"))
+	bubble := head[bytes.Index(head, []byte("synctest bubble")):]
+	for {
+		if n := runtime.Stack(buf, true); n < len(buf) {
+			return bytes.Count(buf[:n], bubble)
+		}
+		buf = make([]byte, 2*len(buf))
+	}
+}
+
+// checkNewcomer has a replica join that knows nothing. It asks for each block
+// once, and again for some whose values a tombstone uncovers. What it does for a
+// block does not depend on how many there are. About 25 rows are usual.
+func (s *simulation) checkNewcomer() {
+	s.t.Helper()
+	blocks := len(s.replicas[0].merged)
+	r := s.newSimReplica()
+	r.start()
+	before := r.cost()
+	s.converge()
+	c := r.cost().minus(before)
+	s.checkAll()
+	maxRequests, maxRows := blocks+blocks/4+16, 40*blocks+200
+	if c.requests > maxRequests || c.reads+c.writes > maxRows {
+		s.t.Errorf("a newcomer took %+v for %d blocks", c, blocks)
+	}
+}
+
+// purge has all replicas purge a DAG, while none of them lacks any of it. The
+// pairs stay as they are, and go on as if the blocks were there.
+func (s *simulation) purge() {
+	name := s.dags[1]
+	s.purged = append(s.purged, name)
+	for _, r := range s.replicas {
+		before, want := r.pairs(), r.blocksOf(name)
+		if n, err := r.PurgeDAG(ctx, name); n != want || err != nil {
+			s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
+		}
+		if n, err := r.PurgeDAG(ctx, name); n != 0 || err != nil {
+			s.t.Errorf("replica %d purged %d blocks once more: %v", r.number, n, err)
+		}
+		if after := r.pairs(); !maps.Equal(after, before) {
+			s.t.Errorf("replica %d, after a purge\n%s", r.number, diff(after, before))
+		}
+	}
+	for range 20 {
+		r := pick(s.rng, s.replicas...)
+		choose(s.rng, writes)(s, r)
+		if s.rng.IntN(10) == 0 {
+			r.stop()
+			r.start()
+		}
+		time.Sleep(pick(s.rng, 0, s.unit))
+	}
+	s.converge()
+	s.checkAll()
+}
+
+// blocksOf is how many blocks of a DAG a replica has merged.
+func (r *simReplica) blocksOf(dagName string) (n int) {
+	for id := range r.merged {
+		if r.s.block(id).delta.dag == dagName {
+			n++
+		}
+	}
+	return n
+}
+
+// bringBack puts the blocks that were purged back into a node.
+func (s *simulation) bringBack(r *simReplica) {
+	for id := range r.merged {
+		if b := s.block(id); slices.Contains(s.purged, b.delta.dag) {
+			r.node.blocks[id.Cid()] = b.raw
+		}
+	}
+}
+
+// checkOneMoreWrite has one replica write once: what that costs the others does
+// not depend on what was written before.
+func (s *simulation) checkOneMoreWrite() {
+	s.t.Helper()
+	before := make(map[*simReplica]cost)
+	for _, r := range s.replicas {
+		before[r] = r.cost()
+	}
+	writer := pick(s.rng, s.replicas...)
+	writer.must(writer.Put(ctx, ds.NewKey("/one-more"), []byte("v")))
+	s.converge()
+	for _, r := range s.replicas {
+		c := r.cost().minus(before[r])
+		if c.requests > 1 || c.reads+c.writes > 100 {
+			s.t.Errorf("one more write cost replica %d %+v", r.number, c)
+		}
+	}
+	s.checkAll()
+}
+
+// checkLeft checks what a replica that has left leaves behind.
+func (s *simulation) checkLeft(r *simReplica) {
+	if !r.clean {
+		return
+	}
+	checkStore(s.t, r.replica)
+}
