@@ -94,7 +94,7 @@ func failOnceWhileFetching(t *testing.T, n int, batching, effect bool) {
 	for i := range 5 {
 		a.put("/k", fmt.Sprint(i))
 	}
-	faulty.failIn(n, effect)
+	faulty.failIn(n, 1, effect)
 	net.heal()
 	converge(t, a, b)
 	faulty.heal() // the fault may not have come yet

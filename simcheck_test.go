@@ -37,7 +37,7 @@ func (s *simulation) patience() time.Duration { return 4*s.interval + 2*s.timeou
 func (s *simulation) converge() {
 	s.t.Helper()
 	begun := time.Now()
-	for !s.converged() {
+	for synctest.Wait(); !s.converged(); synctest.Wait() {
 		if time.Since(begun) > s.patience() {
 			s.t.Errorf("no convergence %s after all was well", s.patience())
 			for _, r := range s.replicas {
@@ -46,9 +46,20 @@ func (s *simulation) converge() {
 			}
 			s.t.FailNow()
 		}
-		time.Sleep(10 * time.Millisecond)
+		if time.Sleep(s.unit / 20); time.Since(s.reminded) > s.interval {
+			s.remind()
+		}
 	}
-	synctest.Wait()
+}
+
+// remind has everybody hear of the blocks that no replica may announce.
+// A block that could not be had is given up until it is announced again.
+func (s *simulation) remind() {
+	s.reminded = time.Now()
+	s.foreign.announceTips()
+	for _, id := range s.lastWords {
+		_ = s.foreign.node.Broadcast(ctx, announcement(id.Cid()))
+	}
 }
 
 func (s *simulation) converged() bool {
@@ -126,7 +137,8 @@ func (c cost) minus(d cost) cost {
 // something to do.
 func (s *simulation) checkNothingGoesOn() {
 	s.t.Helper()
-	time.Sleep(3*s.unit + 2*time.Second) // for late messages and repairs
+	time.Sleep(4*s.unit + 2*time.Second) // for late messages and repairs
+	s.converge()                         // and for what they made replicas ask for
 	before := make(map[*simReplica]cost)
 	goroutines := s.idle
 	for _, r := range s.replicas {

@@ -27,6 +27,7 @@ type simulation struct {
 	parsed    map[blockID]*block
 	purged    []string  // DAGs
 	lastWords []blockID // heads of replicas that have left: somebody has heard of them
+	reminded  time.Time // when everybody was last told of these, and of foreign blocks
 
 	// What the seed decides:
 	steps     int
@@ -159,7 +160,7 @@ func (s *simulation) step() {
 func (s *simulation) heal() {
 	for _, r := range s.replicas {
 		r.faults.dieAfter(-1)
-		r.faults.failIn(-1, false)
+		r.faults.failIn(-1, 0, false)
 	}
 	s.net.heal()
 	for _, r := range s.replicas {
@@ -168,10 +169,7 @@ func (s *simulation) heal() {
 		}
 	}
 	synctest.Wait()
-	s.foreign.announceTips()
-	for _, id := range s.lastWords {
-		_ = s.foreign.node.Broadcast(ctx, announcement(id.Cid()))
-	}
+	s.remind()
 }
 
 // end closes what is open, so that the bubble can end, and looks at what is

@@ -62,7 +62,7 @@ func (s *simulation) dieSoon() {
 }
 
 func (s *simulation) failSoon() {
-	s.someUp(func(r *simReplica) { r.faults.failIn(s.rng.IntN(25), s.rng.IntN(2) == 0) })
+	s.someUp(func(r *simReplica) { r.faults.failIn(s.rng.IntN(25), pick(s.rng, 1, 1, 4), s.rng.IntN(2) == 0) })
 }
 
 func (s *simulation) crash() { s.someUp((*simReplica).crash) }

@@ -162,11 +162,11 @@ func (s basicStore) Batch(context.Context) (ds.Batch, error) {
 // Errors of a faultyStore.
 var (
 	errDied  = errors.New("the store has died")
-	errFault = errors.New("the store has failed once")
+	errFault = errors.New("the store has failed")
 )
 
-// A faultyStore counts what is asked of a store, fails once, or dies: then it
-// fails every write, as if the process had been killed. A batch is one write,
+// A faultyStore counts what is asked of a store, fails now and then, or dies:
+// then it fails every write, as if the process had been killed. A batch is one write,
 // and made whole or not at all, like those of the store below. Wrap it in a
 // plainStore or a basicStore to have it fail between the rows of a commit.
 type faultyStore struct {
@@ -179,11 +179,12 @@ type faultyStore struct {
 
 	mu     sync.Mutex
 	left   int  // writes until it dies; negative: it does not
-	in     int  // writes until one fails; negative: none does
-	effect bool // the one that fails is made all the same
+	in     int  // writes until some fail; negative: none does
+	times  int  // how many will fail
+	effect bool // those that fail are made all the same
 	died   bool // a write has found it dead
 	failed bool // a write has failed
-	misled bool // a write has failed and was made all the same
+	misled bool // one has failed and was made all the same, or a redo row may make it
 }
 
 func newFaultyStore() *faultyStore {
@@ -197,12 +198,12 @@ func (s *faultyStore) dieAfter(writes int) {
 	s.left = writes
 }
 
-// failIn lets one write fail after that many more, which may take effect all
+// failIn lets some writes fail after that many more. They may take effect all
 // the same.
-func (s *faultyStore) failIn(writes int, effect bool) {
+func (s *faultyStore) failIn(writes, times int, effect bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.in, s.effect = writes, effect
+	s.in, s.times, s.effect = writes, times, effect
 }
 
 // heal makes the store work again, and forget what it did.
@@ -227,7 +228,8 @@ func (s *faultyStore) failing() bool {
 	return s.died || s.failed || s.left >= 0 || s.in >= 0
 }
 
-// hasMisled tells whether a write that failed was made all the same.
+// hasMisled tells whether a write that failed was made all the same, or may be
+// later on, by way of a redo row.
 func (s *faultyStore) hasMisled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,19 +247,29 @@ func (s *faultyStore) write(rows, size int, make func() error) error {
 		return errDied
 	}
 	s.left = max(s.left-1, -1)
-	fails := s.in == 0
-	s.in = max(s.in-1, -1)
+	fails := s.failsLocked()
 	s.failed = s.failed || fails
+	s.misled = s.misled || fails && (s.effect || s.in >= 0)
 	if fails && !s.effect {
 		return errFault
 	}
 	s.writes.Add(int64(rows))
 	err := make()
 	if fails {
-		s.misled = true
 		return errFault
 	}
 	return err
+}
+
+func (s *faultyStore) failsLocked() bool {
+	if s.in != 0 {
+		s.in = max(s.in-1, -1)
+		return false
+	}
+	if s.times--; s.times <= 0 {
+		s.in = -1
+	}
+	return true
 }
 
 func (s *faultyStore) dieLocked() {
