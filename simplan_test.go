@@ -169,6 +169,9 @@ func (s *simulation) heal() {
 		}
 	}
 	synctest.Wait()
+	for _, r := range s.replicas {
+		r.settle()
+	}
 	s.remind()
 }
 
