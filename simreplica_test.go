@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -140,7 +141,34 @@ func (r *simReplica) look() map[string]string {
 			r.model.merge(r.s.block(id))
 		}
 	}
+	r.checkHeads(states)
 	return r.model.pairs()
+}
+
+// checkHeads compares the heads in the store with what they should be: the
+// complete blocks that no complete block of their DAG builds on.
+func (r *simReplica) checkHeads(states map[blockID]markState) {
+	r.t.Helper()
+	want := make(tips)
+	for id, state := range states {
+		if d := r.s.block(id).delta; state == complete && !slices.Contains(r.s.purged, d.dag) {
+			want[id] = HeadValue{Height: d.priority, DAGName: d.dag}
+		}
+	}
+	for id, state := range states {
+		for _, link := range r.s.block(id).links {
+			if state == complete && want[link].DAGName == r.s.block(id).delta.dag {
+				delete(want, link)
+			}
+		}
+	}
+	var stored frontier
+	r.must(stored.load(ctx, r.Datastore.store))
+	got := maps.Clone(stored.heads)
+	maps.DeleteFunc(got, func(_ blockID, v HeadValue) bool { return slices.Contains(r.s.purged, v.DAGName) })
+	if !maps.Equal(got, want) {
+		r.t.Errorf("replica %d has the heads %v, and should have %v", r.number, got.list(), want.list())
+	}
 }
 
 // states returns all marks. No commit may be going on.
