@@ -26,8 +26,14 @@ import (
 //	simwrites_test.go   the writes, and what must be true after each
 //	simforeign_test.go  a writer that makes blocks in its own way
 //	simcheck_test.go    what must be true in the end
+//	net_test.go         the network and the DAG services, with their faults
+//	store_test.go       the stores, with theirs
+//
+// A run for a night, with a line every ten seconds:
+//
+//	go test -run 'TestSimulation$' -v -timeout 0 -sim.long=8h .
 var (
-	simSeeds = flag.Int("sim.n", 160, "how many seeds TestSimulation runs")
+	simSeeds = flag.Int("sim.n", 100, "how many seeds TestSimulation runs")
 	simFirst = flag.Uint64("sim.first", 0, "the first seed that it runs; with -sim.long, 0 means a random one")
 	simSeed  = flag.Int64("sim.seed", -1, "the only seed that it runs, up to -sim.tries times; negative: all")
 	simTries = flag.Int("sim.tries", 10, "how often -sim.seed is run until it fails")

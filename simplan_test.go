@@ -16,7 +16,6 @@ const maxSimReplicas = 8
 // A simulation is one seed.
 type simulation struct {
 	t       *testing.T
-	seed    uint64
 	rng     *rand.Rand // of the steps alone
 	net     *testNet
 	foreign *foreignWriter
@@ -43,7 +42,6 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 	rng := rand.New(rand.NewPCG(seed, 99))
 	s := &simulation{
 		t:         t,
-		seed:      seed,
 		rng:       rng,
 		net:       newTestNet(),
 		acked:     make(map[blockID]bool),
