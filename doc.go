@@ -74,10 +74,11 @@
 // runs the hooks, and only then do the calls return.
 //
 // A small block mostly comes inside its announcement; unless the merger is
-// behind, it goes there at once, and from there to the DAG service before it is merged. Any other
-// announced block that is not known is fetched, and then the blocks below
-// it, newest first (walk.go). Each announcement is a walk of its own, and walks
-// take turns. Blocks are merged as they arrive, before what is below them
+// behind, it goes there at once, and from there to the DAG service before it is
+// merged. Any other announced block that is not known is fetched, and then the
+// blocks below it, newest first (walk.go). Each announcement is a walk of its
+// own, and walks take turns. A block that was fetched is decoded when there is
+// room for it in memory (arrivals.go), and merged before what is below it
 // (merge.go). The same commit writes a queue row for every link that is
 // missing, and from these rows a walk goes on after a restart (walker.resume).
 // When a block is complete, the news spreads upward, and a root without gaps
@@ -93,6 +94,8 @@
 //   - node.go turns deltas into blocks and back. It alone talks to the DAG
 //     service, and it checks all that comes from it. blocknode.go is a block in
 //     the form that the service wants.
+//   - session.go asks the DAG service for the blocks of a walk in one session, as
+//     long as that gives any.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
@@ -205,8 +208,32 @@
 // are slow give up their slot, and failed ones are tried again with a growing
 // pause of at most Options.RebroadcastInterval, sooner when an unknown block is
 // announced or a peer joins. An announced block that fails 8 times before it
-// was ever seen is given up until it is announced again. At most 64 Ki missing
-// blocks are kept in memory; the rest stays in the queue rows.
+// was ever seen is given up until it is announced again.
+//
+// # Limits
+//
+// What peers can make a replica hold in memory, whatever they send. Each limit
+// has a name, in the file that is given.
+//
+//   - Of a message the first 2,048 heads are looked at (announce.go).
+//   - At most 64 Ki missing blocks are known, some 20 MiB, 4,096 of which were
+//     announced and not seen yet. The rest stays in the queue rows (walk.go).
+//   - Asked for at once are 32 blocks for each of Options.NumWorkers, 160 by
+//     default, and up to 512 more that have been slow to come. Each takes a
+//     goroutine. Apart from these and the goroutines of its callers and of the
+//     DAG service, a replica has up to 100.
+//   - Blocks that are decoded and not merged yet take up to 16 MiB, as far as
+//     they are no larger than 16 KiB themselves, and up to 96 MiB else (arrivals.go).
+//     What finds no room is fetched again later.
+//   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go).
+//     A block of 2 MiB with 200,000 keys, the costliest there is, takes some
+//     250 MiB and a second. Small blocks wait for one such at a time.
+//   - 64 blocks wait for values of older blocks (merge.go).
+//   - 64 Ki calls of hooks wait before merges wait for them (hooks.go).
+//
+// So a replica needs some 400 MiB at most while it is under attack, and next to
+// nothing when it is idle. Only the frontier has no limit: each head and each
+// root takes some 0.2 KiB, and every commit looks through them.
 //
 // # Caveats
 //
