@@ -26,6 +26,7 @@ type simulation struct {
 	parsed    map[blockID]*block
 	purged    []string  // DAGs
 	lastWords []blockID // heads of replicas that have left: somebody has heard of them
+	well      bool      // nothing fails any more
 	reminded  time.Time // when everybody was last told of these, and of foreign blocks
 
 	// What the seed decides:
@@ -161,6 +162,7 @@ func (s *simulation) heal() {
 		r.faults.failIn(-1, 0, false)
 	}
 	s.net.heal()
+	s.well = true
 	for _, r := range s.replicas {
 		if r.reap(); r.down {
 			r.start()

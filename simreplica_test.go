@@ -27,7 +27,7 @@ type simReplica struct {
 	slow   time.Duration // of each hook
 
 	down   bool // no process runs
-	clean  bool // the last one ended in good order
+	spoilt bool // the store has failed some time, or a process was killed
 	peer   *simPeer
 	mirror *mirror
 
@@ -80,6 +80,7 @@ func (r *simReplica) start() {
 			r.t.Errorf("opening replica %d: %s", r.number, err)
 		}
 		r.faults.heal()
+		r.spoilt = true
 		return
 	}
 	r.MerkleCRDT, r.peer, r.mirror, r.down = m, peer, mirror, false
@@ -98,6 +99,7 @@ func (r *simReplica) dagService(peer *simPeer) ipld.DAGService {
 // crash ends the process: nothing that it still does reaches the store or the
 // network.
 func (r *simReplica) crash() {
+	r.spoilt = true
 	r.faults.dieAfter(0)
 	r.peer.die()
 	_ = r.Close() // cannot write any more
@@ -115,12 +117,12 @@ func (r *simReplica) reap() {
 // stop ends the process in good order.
 func (r *simReplica) stop() {
 	r.checkMirror()
-	err := r.Close()
-	if err != nil && !r.faults.failing() {
+	r.spoilt = r.spoilt || r.faults.failing()
+	if err := r.Close(); err != nil && !r.faults.failing() {
 		r.t.Errorf("closing replica %d: %s", r.number, err)
 	}
 	r.faults.heal()
-	r.down, r.clean = true, err == nil
+	r.down = true
 }
 
 // look takes notice of what has been merged, and returns the pairs that the

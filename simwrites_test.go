@@ -77,6 +77,9 @@ func (c *checkedWrite) check() {
 	if c.fails != nil && !errors.Is(c.err, c.fails) && !errors.Is(c.err, context.DeadlineExceeded) && !r.faults.failing() {
 		r.t.Errorf("replica %d: %v came, and should be: %v", r.number, c.err, c.fails)
 	}
+	if r.s.well && c.fails == nil && c.err != nil {
+		r.t.Errorf("replica %d: a write failed though all was well: %s", r.number, c.err)
+	}
 	alone := !c.torn && time.Now().Equal(c.began)
 	if c.err == nil {
 		c.acknowledge(alone)
