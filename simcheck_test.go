@@ -208,7 +208,7 @@ func (s *simulation) purge() {
 	name := s.dags[1]
 	s.purged = append(s.purged, name)
 	for _, r := range s.replicas {
-		before, want := r.pairs(), r.blocksOf(name)
+		before, want := r.pairs(), len(s.blocksOf(name))
 		if n, err := r.PurgeDAG(ctx, name); n != want || err != nil {
 			s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
 		}
@@ -219,6 +219,7 @@ func (s *simulation) purge() {
 			s.t.Errorf("replica %d, after a purge\n%s", r.number, diff(after, before))
 		}
 	}
+	s.net.forget(s.blocksOf(name))
 	for range 20 {
 		r := pick(s.rng, s.replicas...)
 		if s.rng.IntN(2) == 0 {
@@ -236,14 +237,25 @@ func (s *simulation) purge() {
 	s.checkAll()
 }
 
-// blocksOf is how many blocks of a DAG a replica has merged.
-func (r *simReplica) blocksOf(dagName string) (n int) {
-	for id := range r.merged {
-		if r.s.block(id).delta.dag == dagName {
-			n++
+// blocksOf returns the blocks of a DAG, all of which every replica has merged.
+func (s *simulation) blocksOf(dagName string) (ids []blockID) {
+	for id := range s.replicas[0].merged {
+		if s.block(id).delta.dag == dagName {
+			ids = append(ids, id)
 		}
 	}
-	return n
+	return ids
+}
+
+// forget removes blocks from all nodes, also those of replicas that have left.
+func (n *testNet) forget(ids []blockID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, node := range n.nodes {
+		for _, id := range ids {
+			delete(node.blocks, id.Cid())
+		}
+	}
 }
 
 // bringBack puts the blocks that were purged back into a node.
