@@ -14,22 +14,24 @@ type committer struct {
 	blocks    *blockStore
 	frontier  *frontier
 	hooks     *hookQueue
+	failed    func()         // called when a write has failed; must not block
 	reloaded  func()         // called when the store may have rows that nobody knows of
 	published func([]*block) // called with new blocks, in commit order; must not block
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
 	// Owned by the holder of the turn:
-	stale      bool // a write failed, and the store must be looked at again
-	tombstones bool // the store may hold tombstones
-	waiting    bool // the store may hold rows of waiting blocks
+	stale      bool    // a write failed, and the store must be looked at again
+	unsure     *commit // the one whose write failed: it may have been made
+	tombstones bool    // the store may hold tombstones
+	waiting    bool    // the store may hold rows of waiting blocks
 	skips      skips
 	fresh      map[string]bool // DAGs with a head that is, or is above, a block made since the start
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
 	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips), fresh: make(map[string]bool)}
-	c.reloaded, c.published = func() {}, func([]*block) {}
+	c.failed, c.reloaded, c.published = func() {}, func() {}, func([]*block) {}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
 	return c
@@ -54,6 +56,7 @@ type commit struct {
 	set  *setChange
 	dag  *dagChange
 	made []*block // published by it: for the DAG service, before all else
+	rows []row    // what it writes, once that is known
 }
 
 // beginLocked starts a commit. The caller has the turn. A commit that is not
@@ -83,8 +86,27 @@ func (c *committer) reload(ctx context.Context) error {
 	if err := c.lookLocked(ctx); err != nil {
 		return err
 	}
+	if err := c.makeSure(ctx); err != nil {
+		return err
+	}
 	c.stale = false
 	c.reloaded()
+	return nil
+}
+
+// makeSure tells of a commit whose write failed, if it was made all the same.
+func (c *committer) makeSure(ctx context.Context) error {
+	if c.unsure == nil {
+		return nil
+	}
+	made, err := c.store.holds(ctx, c.unsure.rows)
+	if err != nil {
+		return err
+	}
+	if made {
+		c.unsure.tell()
+	}
+	c.unsure = nil
 	return nil
 }
 
@@ -155,15 +177,16 @@ func (c *commit) finish(ctx context.Context) error {
 	if err := c.dag.spread(ctx); err != nil {
 		return err
 	}
-	rows := append(c.set.rows(), c.dag.rows()...)
-	if len(rows) == 0 {
+	c.rows = append(c.set.rows(), c.dag.rows()...)
+	if len(c.rows) == 0 {
 		return nil
 	}
 	if err := c.blocks.addAll(ctx, c.made); err != nil {
 		return err
 	}
-	if err := c.store.write(ctx, rows); err != nil {
-		c.stale = true
+	if err := c.store.write(ctx, c.rows); err != nil {
+		c.stale, c.unsure = true, c
+		c.failed()
 		return fmt.Errorf("crdt: writing to the store: %w", err)
 	}
 	c.tombstones = c.tombstones || c.set.leavesTombstones()
@@ -176,9 +199,14 @@ func (c *commit) finish(ctx context.Context) error {
 	for _, b := range c.made {
 		c.fresh[b.delta.dag] = true
 	}
+	c.tell()
+	return nil
+}
+
+// tell has the hooks run and the new blocks announced.
+func (c *commit) tell() {
 	c.hooks.push(c.set.order)
 	c.published(c.made)
-	return nil
 }
 
 // do runs one commit. Values that turn out to be needed are read from their

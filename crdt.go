@@ -105,7 +105,8 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
 	d.published = d.announcer.announce
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
-	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes}
+	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes, broken: make(chan struct{}, 1)}
+	d.failed = d.merger.breaks
 	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
@@ -528,5 +529,30 @@ func TestLongDAGNamesAreRefused(t *testing.T) {
 	d.SetDagName(longest + "n")
 	if _, err := r.Publish(ctx, d); !errors.Is(err, ErrInvalidBlock) {
 		t.Errorf("Publish: %v", err)
+	}
+}
+
+// A write that fails and takes effect all the same is told of soon, though no
+// other commit comes.
+func TestWriteThatOnlySeemedToFailIsToldOf(t *testing.T) {
+	for _, kind := range []func(*faultyStore) ds.Datastore{
+		func(s *faultyStore) ds.Datastore { return s },
+		func(s *faultyStore) ds.Datastore { return plainStore{s} },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			net := newTestNet()
+			faulty := newFaultyStore()
+			var hooked atomic.Int64
+			a := net.newReplicaOn(t, kind(faulty), silent, func(o *Options) { o.PutHook = func(ds.Key, []byte) { hooked.Add(1) } })
+			b := net.newReplica(t)
+			faulty.failIn(0, 1, true)
+			if err := a.Put(ctx, ds.NewKey("/k"), []byte("v")); !errors.Is(err, errFault) {
+				t.Errorf("Put: %v", err)
+			}
+			time.Sleep(2 * retryPause)
+			if got, n := b.get("/k"), hooked.Load(); got != "v" || n != 1 {
+				t.Errorf("the other replica holds %q, %d hooks have run", got, n)
+			}
+		})
 	}
 }

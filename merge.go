@@ -20,6 +20,7 @@ type merger struct {
 	log      logging.StandardLogger
 	walker   *walker
 	lanes    *lanes
+	broken   chan struct{}  // holds a token while the store must be looked at again
 	parked   errgroup.Group // reads values that blocks wait for
 	refusals refusals
 }
@@ -45,9 +46,28 @@ func (m *merger) run() {
 			if err := m.walker.resume(m.ctx, m.store); err != nil {
 				m.log.Warnf("reading the queue: %s", err)
 			}
+		case <-m.broken:
+			m.mend()
 		case <-m.ctx.Done():
 		}
 		m.rest()
+	}
+}
+
+// breaks has the store looked at again after a write that failed: it may have been
+// made, and nobody been told. It does not block.
+func (m *merger) breaks() {
+	select {
+	case m.broken <- struct{}{}:
+	default:
+	}
+}
+
+// mend does so with an empty commit, again and again until it succeeds.
+func (m *merger) mend() {
+	if err := m.once(m.ctx, nil, func(*commit) error { return nil }); err != nil && m.ctx.Err() == nil {
+		m.log.Errorf("looking at the store after a write that failed: %s", err)
+		time.AfterFunc(retryPause, m.breaks)
 	}
 }
 

@@ -94,13 +94,6 @@ func (s *simulation) checkAll() {
 	}
 }
 
-// settle has a replica whose store has failed notice what is there, as its next
-// commit would. Until then it does not know of a write that failed and was made
-// all the same, and tells nobody.
-func (r *simReplica) settle() {
-	r.must(r.do(ctx, func(*commit) error { return nil }))
-}
-
 // checkMerged checks that a replica has merged what any other has, all that was
 // acknowledged and all that was announced.
 func (s *simulation) checkMerged(r *simReplica) {

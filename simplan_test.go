@@ -169,9 +169,6 @@ func (s *simulation) heal() {
 		}
 	}
 	synctest.Wait()
-	for _, r := range s.replicas {
-		r.settle()
-	}
 	s.remind()
 }
 

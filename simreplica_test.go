@@ -247,18 +247,17 @@ func (m *mirror) delete(k ds.Key) {
 	time.Sleep(m.r.slow)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.pairs[k.String()]; !ok && !m.r.faults.hasMisled() {
+	if _, ok := m.pairs[k.String()]; !ok {
 		m.r.t.Errorf("replica %d: DeleteHook was called with %q, which was not there", m.r.number, k)
 	}
 	delete(m.pairs, k.String())
 }
 
-// checkMirror compares what the hooks told of with what there is. Of a write
-// that failed and was made all the same, hooks are not told.
+// checkMirror compares what the hooks told of with what there is.
 func (r *simReplica) checkMirror() {
 	r.t.Helper()
 	synctest.Wait()
-	if r.faults.hasMisled() || r.faults.hasDied() || r.torn() || !r.hooksRun() {
+	if r.faults.hasDied() || r.torn() || !r.hooksRun() {
 		return
 	}
 	r.mirror.mu.Lock()

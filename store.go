@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -128,6 +129,20 @@ func (s *rowStore) write(ctx context.Context, rows []row) error {
 		return nil
 	}
 	return s.finish(ctx, rows)
+}
+
+// holds tells whether rows are as a write would have left them.
+func (s *rowStore) holds(ctx context.Context, rows []row) (bool, error) {
+	for _, r := range rows {
+		value, found, err := s.get(ctx, r.key)
+		if err != nil {
+			return false, err
+		}
+		if found == r.remove || !bytes.Equal(value, r.value) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // recover finishes a write that was cut off.

@@ -184,7 +184,6 @@ type faultyStore struct {
 	effect bool // those that fail are made all the same
 	died   bool // a write has found it dead
 	failed bool // a write has failed
-	misled bool // one has failed and was made all the same, or a redo row may make it
 }
 
 func newFaultyStore() *faultyStore {
@@ -211,7 +210,7 @@ func (s *faultyStore) heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.left, s.in = -1, -1
-	s.died, s.failed, s.misled = false, false, false
+	s.died, s.failed = false, false
 }
 
 // hasDied tells whether a write has found the store dead.
@@ -228,14 +227,6 @@ func (s *faultyStore) failing() bool {
 	return s.died || s.failed || s.left >= 0 || s.in >= 0
 }
 
-// hasMisled tells whether a write that failed was made all the same, or may be
-// later on, by way of a redo row.
-func (s *faultyStore) hasMisled() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.misled
-}
-
 // write makes a write of some rows, unless it is to fail.
 func (s *faultyStore) write(rows, size int, make func() error) error {
 	s.maxRows.Store(max(s.maxRows.Load(), int64(rows)))
@@ -249,7 +240,6 @@ func (s *faultyStore) write(rows, size int, make func() error) error {
 	s.left = max(s.left-1, -1)
 	fails := s.failsLocked()
 	s.failed = s.failed || fails
-	s.misled = s.misled || fails && (s.effect || s.in >= 0)
 	if fails && !s.effect {
 		return errFault
 	}
