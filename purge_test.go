@@ -36,3 +36,22 @@ func TestPurgedRootNeverBecomesAHead(t *testing.T) {
 		t.Errorf("pairs: %v", got)
 	}
 }
+
+func TestPurgedLoserIsUncoveredWithItsValue(t *testing.T) {
+	net := newTestNet()
+	a, b := net.newReplica(t), net.newReplica(t)
+	net.split(0, 1)
+	d, err := a.Set().Add(ctx, "/k", []byte("purged"))
+	a.must(err)
+	d.SetDagName("x")
+	_, err = a.Publish(ctx, d)
+	a.must(err)
+	a.put("/k", "over it")
+	if n, err := a.PurgeDAG(ctx, "x"); n != 1 || err != nil {
+		t.Fatalf("PurgeDAG: %d, %v", n, err)
+	}
+	net.heal()
+	waitFor(t, "the pair", func() bool { return b.get("/k") == "over it" })
+	b.del("/k") // b has never seen the purged version
+	waitFor(t, "the older value", func() bool { return a.get("/k") == "purged" })
+}
