@@ -63,11 +63,7 @@ func TestWritesThatAreNotAdmittedFailAlone(t *testing.T) {
 			}
 		})
 	}
-	waitFor(t, "writers that wait together", func() bool {
-		r.writer.mu.Lock()
-		defer r.writer.mu.Unlock()
-		return len(r.writer.queue) == 20
-	})
+	r.awaitWriters(20)
 	r.release()
 	wg.Wait()
 	if got := r.pairs(); len(got) != 10 {

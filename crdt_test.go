@@ -593,11 +593,7 @@ func TestCancelledWriteLeavesTheGroup(t *testing.T) {
 	go func() { errs <- r.Put(cancelled, ds.NewKey("/cancelled"), nil) }()
 	var wg sync.WaitGroup
 	wg.Go(func() { r.put("/kept", "v") })
-	waitFor(t, "both writers", func() bool {
-		r.writer.mu.Lock()
-		defer r.writer.mu.Unlock()
-		return len(r.writer.queue) == 2
-	})
+	r.awaitWriters(2)
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("Put: %v", err)
@@ -660,11 +656,7 @@ func TestFinishedWritesAreForgotten(t *testing.T) {
 			r.must(r.Put(ctx, ds.NewKey(fmt.Sprint("/", i%2)), v[:]))
 		})
 	}
-	waitFor(t, "all writes to wait", func() bool {
-		r.writer.mu.Lock()
-		defer r.writer.mu.Unlock()
-		return len(r.writer.queue) == writes
-	})
+	r.awaitWriters(writes)
 	r.turn <- struct{}{}
 	wg.Wait()
 	close(values)

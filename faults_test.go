@@ -192,26 +192,6 @@ func TestPublishRunsHooksOnce(t *testing.T) {
 	}
 }
 
-func TestPurgedValueSurvivesBeingOverwrittenAndUncovered(t *testing.T) {
-	net := newTestNet()
-	a, b := net.newReplica(t), net.newReplica(t)
-	net.split(0, 1)
-	d, err := a.Set().Add(ctx, "/k", []byte("purged"))
-	a.must(err)
-	d.SetDagName("x")
-	_, err = a.Publish(ctx, d)
-	a.must(err)
-	if n, err := a.PurgeDAG(ctx, "x"); n != 1 || err != nil {
-		t.Fatalf("PurgeDAG: %d, %v", n, err)
-	}
-	a.put("/k", "over it")
-	net.heal()
-	waitFor(t, "the pair", func() bool { return b.get("/k") == "over it" })
-	b.del("/k") // b has never seen the purged version
-	b.put("/other", "v")
-	waitFor(t, "the older value", func() bool { return a.get("/k") == "purged" && a.get("/other") == "v" })
-}
-
 func TestPutWithACustomDeltaReplicates(t *testing.T) {
 	net := newTestNet()
 	a, b := net.newReplica(t), net.newReplica(t)
@@ -304,11 +284,7 @@ func TestPanickingHookLeavesNoOtherWriterWaiting(t *testing.T) {
 			r.put(fmt.Sprint("/", i), "v")
 		}()
 	}
-	waitFor(t, "both writers", func() bool {
-		r.writer.mu.Lock()
-		defer r.writer.mu.Unlock()
-		return len(r.writer.queue) == 2
-	})
+	r.awaitWriters(2)
 	r.release()
 	waitFor(t, "both writers to end", func() bool { return len(ended) == 2 })
 	if first, second := <-ended, <-ended; (first == nil) == (second == nil) {
@@ -334,11 +310,7 @@ func TestCommittedWritersLeaveTheTurnAlone(t *testing.T) {
 	for range 3 {
 		wg.Go(func() { r.put("/k", "v") })
 	}
-	waitFor(t, "three writers", func() bool {
-		r.writer.mu.Lock()
-		defer r.writer.mu.Unlock()
-		return len(r.writer.queue) == 3
-	})
+	r.awaitWriters(3)
 	r.release()
 	<-begun
 	if n := allocations(50 * time.Millisecond); n > 2000 {

@@ -137,6 +137,16 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// awaitWriters waits until so many writes wait for the turn.
+func (r *replica) awaitWriters(n int) {
+	r.t.Helper()
+	waitFor(r.t, "writers that wait together", func() bool {
+		r.writer.mu.Lock()
+		defer r.writer.mu.Unlock()
+		return len(r.writer.queue) == n
+	})
+}
+
 // converge waits until all replicas hold the same heads, with nothing missing,
 // and fails unless they then hold the same pairs.
 func converge(t *testing.T, replicas ...*replica) map[string]string {

@@ -37,21 +37,31 @@ func TestPurgedRootNeverBecomesAHead(t *testing.T) {
 	}
 }
 
-func TestPurgedLoserIsUncoveredWithItsValue(t *testing.T) {
-	net := newTestNet()
-	a, b := net.newReplica(t), net.newReplica(t)
-	net.split(0, 1)
-	d, err := a.Set().Add(ctx, "/k", []byte("purged"))
-	a.must(err)
-	d.SetDagName("x")
-	_, err = a.Publish(ctx, d)
-	a.must(err)
-	a.put("/k", "over it")
-	if n, err := a.PurgeDAG(ctx, "x"); n != 1 || err != nil {
-		t.Fatalf("PurgeDAG: %d, %v", n, err)
+// A value whose block was purged, before it was overwritten or afterwards, comes
+// back when what overwrote it is removed.
+func TestPurgedValueIsUncovered(t *testing.T) {
+	for _, purgeFirst := range []bool{true, false} {
+		net := newTestNet()
+		a, b := net.newReplica(t), net.newReplica(t)
+		net.split(0, 1)
+		d, err := a.Set().Add(ctx, "/k", []byte("purged"))
+		a.must(err)
+		d.SetDagName("x")
+		_, err = a.Publish(ctx, d)
+		a.must(err)
+		if !purgeFirst {
+			a.put("/k", "over it")
+		}
+		if n, err := a.PurgeDAG(ctx, "x"); n != 1 || err != nil {
+			t.Fatalf("PurgeDAG: %d, %v", n, err)
+		}
+		if purgeFirst {
+			a.put("/k", "over it")
+		}
+		net.heal()
+		waitFor(t, "the pair", func() bool { return b.get("/k") == "over it" })
+		b.del("/k") // b has never seen the purged version
+		b.put("/other", "v")
+		waitFor(t, "the older value", func() bool { return a.get("/k") == "purged" && a.get("/other") == "v" })
 	}
-	net.heal()
-	waitFor(t, "the pair", func() bool { return b.get("/k") == "over it" })
-	b.del("/k") // b has never seen the purged version
-	waitFor(t, "the older value", func() bool { return a.get("/k") == "purged" })
 }
