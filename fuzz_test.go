@@ -112,8 +112,14 @@ func FuzzBlock(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b.raw)
+	for _, name := range []string{"a/b", "..", strings.Repeat("n", 256)} {
+		f.Add(withDAGName(f, b.raw, name))
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		id := blockID(sha256.Sum256(raw))
+		if _, err := s.decode(testID(1), raw); !errors.Is(err, errWrongBytes) || isFinal(err) {
+			t.Errorf("the bytes of another block: %v", err)
+		}
 		b, err := s.decode(id, raw)
 		if err != nil {
 			if !isFinal(err) {
@@ -121,7 +127,10 @@ func FuzzBlock(f *testing.F) {
 			}
 			return
 		}
-		checkContent(t, b)
+		if len(raw) > s.maxSize {
+			t.Errorf("%d bytes", len(raw))
+		}
+		checkContent(t, b.delta)
 		checkLinks(t, s, b)
 		if again, err := s.decode(id, raw); err != nil || !sameBlock(b, again) {
 			t.Errorf("decoded again: %v", err)
@@ -134,20 +143,31 @@ func FuzzBlock(f *testing.F) {
 	})
 }
 
+// withDAGName writes a node's delta anew, for a DAG of another name.
+func withDAGName(f *testing.F, raw []byte, name string) []byte {
+	node, err := decodeNode(raw)
+	if err != nil {
+		f.Fatal(err)
+	}
+	data, err := proto.Marshal(&pb.Delta{Priority: 1, DagName: name})
+	if err != nil {
+		f.Fatal(err)
+	}
+	node.SetData(data)
+	return node.RawData()
+}
+
 // checkContent states the rules that an accepted delta obeys anew, without the
 // code that checks them.
-func checkContent(t *testing.T, b *block) {
+func checkContent(t *testing.T, d *deltaContent) {
 	t.Helper()
-	if len(b.raw) > minBlockSize {
-		t.Errorf("%d bytes", len(b.raw))
-	}
-	if p := b.delta.priority; p < 1 || p >= 1<<63 {
+	if p := d.priority; p < 1 || p >= 1<<63 {
 		t.Errorf("priority %d", p)
 	}
-	if name := b.delta.dag; name != "" && (path.Base("/"+name) != name || name == "/" || name == ".." || len(name) > 255) {
+	if name := d.dag; name != "" && (path.Base("/"+name) != name || name == "/" || name == ".." || len(name) > 255) {
 		t.Errorf("DAG name %q", name)
 	}
-	for _, e := range slices.Concat(b.delta.elements, b.delta.tombstones) {
+	for _, e := range slices.Concat(d.elements, d.tombstones) {
 		if !isCleanKey(e.GetKey()) {
 			t.Errorf("key %q", e.GetKey())
 		}
@@ -299,7 +319,7 @@ func checkValueIsItsOwn(t *testing.T, row []byte) {
 }
 
 func FuzzKeys(f *testing.F) {
-	for _, k := range []string{"/a/b", "/", "", "//", "/../x", "/a%2Fb", "/%25", "/s/t/x", "/" + testID(1).String(), "/a/" + testID(2).String(), "a", "/\xff", "/\x00", "/a/"} {
+	for _, k := range []string{"/a/b", "/", "", "//", "/../x", "/a%2Fb", "/%25", "/s/t/x", "/" + testID(1).String(), "/a/" + testID(2).String(), "a", "/\xff", "/\x00", "/a/", "a/b", "..", "/a/.."} {
 		f.Add(k, "/a/b")
 	}
 	f.Add("/a%2Fb", "/a/b")
@@ -401,6 +421,9 @@ func FuzzMerge(f *testing.F) {
 	f.Add(uint8(5), []byte{})
 	f.Add(uint8(9), []byte("some deltas, in some order, in some groups"))
 	f.Add(uint8(12), bytes.Repeat([]byte{0, 0xff, 0x80}, 40))
+	for i := range uint8(20) {
+		f.Add(11-i%3, []byte{i * 13})
+	}
 	f.Fuzz(func(t *testing.T, n uint8, input []byte) {
 		rng := rand.New(&fuzzSource{input, rand.NewPCG(uint64(n), 7)})
 		blocks := randomDeltas(rng, 1+int(n%12))
