@@ -22,7 +22,8 @@ type testNet struct {
 
 	mu      sync.Mutex
 	nodes   []*testNode
-	changed chan struct{} // closed when a block or a link has come
+	changed chan struct{} // closed when a link or the weather has changed
+	waiting map[cid.Cid]*blockWait
 	delay   time.Duration // of every request for a block
 	last    []byte        // the last message
 }
@@ -49,7 +50,31 @@ var (
 	errNoBlock = errors.New("the DAG service has failed")
 )
 
-func newTestNet() *testNet { return &testNet{seed: 1, changed: make(chan struct{})} }
+// A blockWait is what those wait for who have asked for a block in vain.
+type blockWait struct {
+	come chan struct{} // closed when the block or a link may have come
+	n    int           // who wait
+}
+
+func newTestNet() *testNet {
+	return &testNet{seed: 1, changed: make(chan struct{}), waiting: make(map[cid.Cid]*blockWait)}
+}
+
+func (n *testNet) waitLocked(c cid.Cid) *blockWait {
+	if n.waiting[c] == nil {
+		n.waiting[c] = &blockWait{come: make(chan struct{})}
+	}
+	n.waiting[c].n++
+	return n.waiting[c]
+}
+
+func (n *testNet) stopWaiting(c cid.Cid, w *blockWait) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w.n--; w.n == 0 && n.waiting[c] == w {
+		delete(n.waiting, c)
+	}
+}
 
 func (n *testNet) signal() {
 	n.mu.Lock()
@@ -60,6 +85,16 @@ func (n *testNet) signal() {
 func (n *testNet) signalLocked() {
 	close(n.changed)
 	n.changed = make(chan struct{})
+	for c := range n.waiting {
+		n.cameLocked(c)
+	}
+}
+
+func (n *testNet) cameLocked(c cid.Cid) {
+	if w := n.waiting[c]; w != nil {
+		close(w.come)
+		delete(n.waiting, c)
+	}
 }
 
 // A testNode is one replica's end of the network: its Broadcaster and its
@@ -76,10 +111,15 @@ type testNode struct {
 	wake   chan struct{}
 
 	requests, sent int
+	served         int       // blocks given to others
+	size           int       // of the blocks that came from here, the inbox and the messages, in bytes
 	messages       [][]byte  // sent
 	own            []cid.Cid // added one by one: blocks that were made here
 	addError       error
 }
+
+// blockOverhead is about what the maps take for a block.
+const blockOverhead = 120
 
 func (n *testNet) node() *testNode {
 	n.mu.Lock()
@@ -129,6 +169,7 @@ func (node *testNode) Broadcast(_ context.Context, data []byte) error {
 	defer n.mu.Unlock()
 	node.sent++
 	node.messages = append(node.messages, data)
+	node.size += len(data)
 	refused := node.chance(n.refuse)
 	if refused && node.chance(0.5) {
 		return errUnsent
@@ -194,6 +235,7 @@ func (node *testNode) spoil(data []byte) []byte {
 
 func (n *testNet) arriveLocked(to *testNode, message []byte) {
 	to.inbox = append(to.inbox, message)
+	to.size += len(message)
 	if to.chance(n.reorder) {
 		to.rand.Shuffle(len(to.inbox), func(i, j int) { to.inbox[i], to.inbox[j] = to.inbox[j], to.inbox[i] })
 	}
@@ -215,7 +257,9 @@ func (node *testNode) Next(ctx context.Context) ([]byte, error) {
 		node.net.mu.Lock()
 		if len(node.inbox) > 0 {
 			data := node.inbox[0]
+			node.inbox[0] = nil
 			node.inbox = node.inbox[1:]
+			node.size -= len(data)
 			node.net.mu.Unlock()
 			return data, nil
 		}
@@ -236,7 +280,7 @@ func (node *testNode) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
 		return nil, err
 	}
 	for {
-		raw, changed, nowhere := node.find(c)
+		raw, wait, nowhere := node.find(c)
 		switch {
 		case nowhere:
 			return nil, errNoBlock
@@ -246,8 +290,9 @@ func (node *testNode) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
 			return newRawNode(c, raw), nil
 		}
 		select {
-		case <-changed:
+		case <-wait.come:
 		case <-ctx.Done():
+			node.net.stopWaiting(c, wait)
 			return nil, ctx.Err()
 		}
 	}
@@ -318,7 +363,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // find returns a block, or what tells that it may be worth looking again. In a
 // healthy network with an archive it knows when it is not.
-func (node *testNode) find(c cid.Cid) (raw []byte, changed chan struct{}, nowhere bool) {
+func (node *testNode) find(c cid.Cid) (raw []byte, wait *blockWait, nowhere bool) {
 	n := node.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -326,15 +371,20 @@ func (node *testNode) find(c cid.Cid) (raw []byte, changed chan struct{}, nowher
 		return raw, nil, false
 	}
 	if n.lack > 0 && time.Now().Before(node.lacks[c]) {
-		return nil, n.changed, false
+		return nil, n.waitLocked(c), false
 	}
 	for _, from := range n.nodes {
 		if raw := from.blocks[c]; raw != nil && node.reaches(from) {
+			from.served++
 			node.blocks[c] = raw
+			node.size += blockOverhead
 			return raw, nil, false
 		}
 	}
-	return nil, n.changed, n.archive != nil && n.archive[c] == nil && n.netFaults == netFaults{}
+	if n.archive != nil && n.archive[c] == nil && n.netFaults == (netFaults{}) {
+		return nil, nil, true
+	}
+	return nil, n.waitLocked(c), false
 }
 
 // garbled returns what is not the block that was asked for.
@@ -417,7 +467,8 @@ func (node *testNode) addLocked(c cid.Cid, raw []byte) error {
 	if node.net.archive != nil {
 		node.net.archive[c] = raw
 	}
-	node.net.signalLocked()
+	node.size += len(raw) + blockOverhead
+	node.net.cameLocked(c)
 	return nil
 }
 

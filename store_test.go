@@ -129,7 +129,7 @@ func (s *memoryStore) sortLocked() {
 func (s *memoryStore) Batch(context.Context) (ds.Batch, error) { return &memoryBatch{store: s}, nil }
 
 type memoryBatch struct {
-	store *memoryStore
+	store interface{ apply(...row) } // all rows at once
 	rows  []row
 }
 

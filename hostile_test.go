@@ -1,0 +1,310 @@
+package crdt
+
+import (
+	"context"
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path"
+	"runtime"
+	"runtime/metrics"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
+	dag "github.com/ipfs/go-merkledag"
+	"google.golang.org/protobuf/proto"
+)
+
+var liarScale = flag.Int("liar.scale", 1, "how many times as long the attacks of TestHostilePeer last")
+
+// What must hold while a peer lies.
+const (
+	// honestDelay is how long an honest update may take to the other replica,
+	// from the call of Put to the hook there.
+	honestDelay = time.Second
+
+	// hostileGoroutines is how many goroutines a replica may have: its
+	// requests, with a slot (NumWorkers times fetchesPerWorker) or without
+	// (maxSlow), and some that are there always.
+	hostileGoroutines = 5*fetchesPerWorker + maxSlow + 64
+
+	// hostileHeap is what a replica may take beside what is in its store, in
+	// its DAG service and on its way in the network: the missing blocks that it
+	// knows of (maxJobs of some 300 bytes), its requests (some 4 KiB each), and
+	// the blocks and the message in its hands, decoded. Twice that, since
+	// garbage is collected when there is as much of it as of the rest.
+	hostileHeap = 2 * (maxJobs*300 + hostileGoroutines*(4<<10) + 64<<20)
+)
+
+// stepPause is between two steps of an attack, for the writers' updates to fall
+// in the midst of it.
+const stepPause = 5 * time.Millisecond
+
+// Two honest replicas write while a third peer does its worst. They go on as if
+// it were not there.
+func TestHostilePeer(t *testing.T) {
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) { newBattle(t).fight(a) })
+	}
+}
+
+// A battle is an attack on two replicas that write.
+type battle struct {
+	t        *testing.T
+	net      *testNet
+	liar     *liar
+	replicas []*replica
+	stores   []*prefixStore
+
+	mu      sync.Mutex
+	put     map[string]time.Time // honest updates under way, by key
+	worst   time.Duration        // of those that came
+	updates int
+}
+
+func newBattle(t *testing.T) *battle {
+	b := &battle{t: t, net: newTestNet(), put: make(map[string]time.Time)}
+	var nodes []*testNode
+	for i := range 2 {
+		store := newPrefixStore()
+		plantNeighbours(t, store)
+		r := b.net.newReplicaOn(t, store, silent, func(o *Options) {
+			o.PutHook = func(k ds.Key, _ []byte) { b.came(k.String(), i) }
+		})
+		b.stores, b.replicas, nodes = append(b.stores, store), append(b.replicas, r), append(nodes, r.node)
+	}
+	b.liar = newLiar(t, b.net, nodes...)
+	return b
+}
+
+// honestKey names an update by its writer, so that the other one is known.
+func honestKey(writer, n int) string { return fmt.Sprintf("/honest/%d/%d", writer, n) }
+
+// came notes that an update is visible at a replica.
+func (b *battle) came(key string, at int) {
+	if !strings.HasPrefix(key, "/honest/") || strings.HasPrefix(key, honestKey(at, 0)[:10]) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if since, ok := b.put[key]; ok {
+		b.worst = max(b.worst, time.Since(since))
+		delete(b.put, key)
+		b.updates++
+	}
+}
+
+// write puts a key every few milliseconds until the context ends.
+func (b *battle) write(ctx context.Context, writer int) {
+	for n := 0; ctx.Err() == nil; n++ {
+		key := honestKey(writer, n)
+		b.mu.Lock()
+		b.put[key] = time.Now()
+		b.mu.Unlock()
+		if err := b.replicas[writer].Put(context.Background(), ds.NewKey(key), []byte("v")); err != nil {
+			b.t.Errorf("Put: %s", err)
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (b *battle) fight(a attack) {
+	usage := newUsage(b)
+	begun := time.Now()
+	ctx, stop := context.WithCancel(context.Background())
+	var writers sync.WaitGroup
+	for i := range b.replicas {
+		writers.Go(func() { b.write(ctx, i) })
+	}
+	rng := rand.New(rand.NewPCG(1, 11))
+	for range a.steps * *liarScale {
+		a.step(b.liar, rng)
+		time.Sleep(stepPause)
+	}
+	waitFor(b.t, "the messages to be taken", b.allHeard)
+	time.Sleep(200 * time.Millisecond) // what they lead to comes later
+	stop()
+	writers.Wait()
+	waitFor(b.t, "the honest updates", func() bool { return b.underWay() == 0 })
+	b.t.Logf("%.1fs, %d lies taken: %d updates, the slowest took %s; %s", time.Since(begun).Seconds(), b.taken(), b.updates, b.worst.Round(time.Millisecond), usage.stop())
+	if b.worst > honestDelay {
+		b.t.Errorf("an honest update took %s", b.worst)
+	}
+	usage.check()
+	b.converge()
+	b.close()
+}
+
+func (b *battle) allHeard() bool {
+	b.net.mu.Lock()
+	defer b.net.mu.Unlock()
+	for _, r := range b.replicas {
+		if len(r.node.inbox) > 4 {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *battle) underWay() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.put)
+}
+
+// taken is how many of the liar's blocks the replicas have asked for.
+func (b *battle) taken() int {
+	b.net.mu.Lock()
+	defer b.net.mu.Unlock()
+	return b.liar.node.served
+}
+
+// converge waits until the replicas have the same heads. What they have of the
+// liar's unfinished history may differ.
+func (b *battle) converge() {
+	b.t.Helper()
+	x, y := b.replicas[0], b.replicas[1]
+	waitFor(b.t, "the replicas to have the same heads", func() bool {
+		first, _ := x.frontier.get()
+		second, _ := y.frontier.get()
+		return maps.Equal(first, second)
+	})
+	if !maps.Equal(honest(x.pairs()), honest(y.pairs())) {
+		b.t.Error("the replicas hold different honest pairs")
+	}
+}
+
+func honest(pairs map[string]string) map[string]string {
+	maps.DeleteFunc(pairs, func(k, _ string) bool { return !strings.HasPrefix(k, "/honest/") })
+	return pairs
+}
+
+// close closes the replicas in time, and looks beside their namespaces. Their
+// stores are checked at the end of the test.
+func (b *battle) close() {
+	b.t.Helper()
+	for i, r := range b.replicas {
+		begun := time.Now()
+		if err := r.Close(); err != nil {
+			b.t.Errorf("closing: %s", err)
+		}
+		if took := time.Since(begun); took > closeTimeout/2 {
+			b.t.Errorf("closing took %s", took)
+		}
+		checkNeighbours(b.t, b.stores[i])
+		checkMergedBlocks(b.t, r)
+		for name := range dump(b.t, b.stores[i]) {
+			if path.Clean(name) != name {
+				b.t.Errorf("row %.100q is not where its name says", name)
+			}
+		}
+	}
+}
+
+// checkMergedBlocks checks that no block was merged that breaks a rule. It reads
+// them without the code that judges them.
+func checkMergedBlocks(t *testing.T, r *replica) {
+	t.Helper()
+	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark)}
+	c.readMarks()
+	for id, m := range c.marks {
+		raw := r.node.blocks[id.Cid()]
+		if !m.state.merged() || len(raw) > 1<<20 {
+			continue // reading the largest takes long
+		}
+		node, err := dag.DecodeProtobuf(raw)
+		var d pb.Delta
+		if err == nil {
+			err = proto.Unmarshal(node.Data(), &d)
+		}
+		if err != nil || sha256.Sum256(raw) != id {
+			t.Errorf("block %s was merged and is none: %v", id.Cid(), err)
+			continue
+		}
+		checkContent(t, &deltaContent{elements: d.GetElements(), tombstones: d.GetTombstones(), priority: d.GetPriority(), dag: d.GetDagName()})
+	}
+}
+
+// A usage watches what the replicas of a battle take.
+type usage struct {
+	b          *battle
+	baseHeap   int
+	baseRoutes int
+	heap       int // most, beside what is held
+	live       int // most of what survived a collection
+	goroutines int // most
+	end, ended chan struct{}
+}
+
+func newUsage(b *battle) *usage {
+	runtime.GC()
+	u := &usage{b: b, end: make(chan struct{}), ended: make(chan struct{})}
+	u.baseHeap, _ = heapBytes()
+	u.baseHeap -= b.held()
+	u.baseRoutes = runtime.NumGoroutine()
+	go u.run()
+	return u
+}
+
+// heapBytes returns the size of the heap, and of what the last collection left
+// of it.
+func heapBytes() (all, live int) {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return int(s[0].Value.Uint64()), int(s[1].Value.Uint64())
+}
+
+// held is what is not the replicas' own: their disks and the network.
+func (b *battle) held() (n int) {
+	for _, s := range b.stores {
+		n += s.held()
+	}
+	b.net.mu.Lock()
+	defer b.net.mu.Unlock()
+	for _, node := range b.net.nodes {
+		n += node.size
+	}
+	return n
+}
+
+func (u *usage) run() {
+	defer close(u.ended)
+	for {
+		all, live := heapBytes()
+		held := u.b.held()
+		u.heap = max(u.heap, all-u.baseHeap-held)
+		u.live = max(u.live, live-u.baseHeap-held)
+		u.goroutines = max(u.goroutines, runtime.NumGoroutine()-u.baseRoutes)
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-u.end:
+			return
+		}
+	}
+}
+
+func (u *usage) stop() string {
+	close(u.end)
+	<-u.ended
+	return fmt.Sprintf("%d MiB of heap, %d of them in use; %d goroutines", u.heap>>20, u.live>>20, u.goroutines)
+}
+
+func (u *usage) check() {
+	u.b.t.Helper()
+	if limit := len(u.b.replicas) * hostileHeap; u.heap > limit {
+		u.b.t.Errorf("the heap grew by %d MiB, the limit is %d", u.heap>>20, limit>>20)
+	}
+	if limit := len(u.b.replicas) * hostileGoroutines; u.goroutines > limit {
+		u.b.t.Errorf("%d goroutines, the limit is %d", u.goroutines, limit)
+	}
+}
