@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
@@ -307,4 +308,26 @@ func (u *usage) check() {
 	if limit := len(u.b.replicas) * hostileGoroutines; u.goroutines > limit {
 		u.b.t.Errorf("%d goroutines, the limit is %d", u.goroutines, limit)
 	}
+}
+
+// Requests for blocks that never come pile up to a limit, however long they are
+// asked for.
+func TestRequestsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, func(o *Options) { o.DAGSyncerTimeout = 0 })
+		before := runtime.NumGoroutine()
+		l := newLiar(t, net, r.node)
+		const links = 100
+		l.offer(&pb.Delta{Priority: 2, Elements: l.unlike()}, l.missing(links)...)
+		for range 4 {
+			missingHeads(l, nil)
+			time.Sleep(10 * time.Second) // of fake time
+		}
+		synctest.Wait()
+		n := runtime.NumGoroutine() - before
+		if n > hostileGoroutines || n < maxSlow {
+			t.Errorf("%d goroutines, the limit is %d", n, hostileGoroutines)
+		}
+	})
 }

@@ -390,7 +390,8 @@ func (w *walker) yieldSlot(j *job) {
 	j.slow = w.slow.PushBack(j)
 	w.running--
 	if w.slow.Len() > maxSlow {
-		w.slow.Front().Value.(*job).cancel()
+		// Out of the list now: others may yield before the request ends.
+		w.slow.Remove(w.slow.Front()).(*job).cancel()
 	}
 	w.startLocked()
 }
