@@ -455,7 +455,7 @@ func (w *walker) unpark(j *job) {
 
 func (w *walker) unparkLocked(j *job) {
 	if j.state == parked {
-		w.unlistLocked(j)
+		w.recoverLocked(j)
 		j.retry.Stop()
 		w.enqueueLocked(j)
 	}
@@ -535,6 +535,12 @@ func (w *walker) unlistLocked(j *job) {
 		w.announced.Remove(j.element)
 		j.element = nil
 	}
+	w.recoverLocked(j)
+}
+
+// recoverLocked takes a job off the list of those that failed. If it was
+// announced, it stays among those.
+func (w *walker) recoverLocked(j *job) {
 	if j.failing != nil {
 		w.failing.Remove(j.failing)
 		j.failing = nil
