@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 	dag "github.com/ipfs/go-merkledag"
@@ -331,6 +332,36 @@ func TestRequestsAreBounded(t *testing.T) {
 		}
 		if n := r.walker.len(); n > maxAnnounced+links {
 			t.Errorf("%d blocks are asked for, the limit is %d", n, maxAnnounced)
+		}
+	})
+}
+
+// A peer that serves its blocks slowly must not teach the others patience with
+// blocks that never come.
+func TestSlowBlocksDelayNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent)
+		l := newLiar(t, net, r.node)
+		honest := net.node()
+		var slow []cid.Cid
+		for range 100 {
+			c := l.block(l.plain())
+			raw := l.node.blocks[c]
+			delete(l.node.blocks, c)
+			time.AfterFunc(1500*time.Millisecond, func() { _ = l.node.addRaw(c, raw) })
+			slow = append(slow, c)
+		}
+		l.say(announcement(slow...))
+		for _, c := range slow {
+			r.awaitMerged(c)
+		}
+		l.say(announcement(l.missing(400)...))
+		synctest.Wait()
+		begun := time.Now()
+		r.awaitMerged(r.offer(honest, &pb.Delta{Priority: 1, Elements: oneElement("/k")}))
+		if took := time.Since(begun); took > honestDelay {
+			t.Errorf("an honest block took %s", took)
 		}
 	})
 }

@@ -108,7 +108,11 @@ var attacks = []attack{
 	{"huge priorities", 30, hugePriorities},
 	{"endless chains", 60, endlessChains},
 	{"heads that nobody has", 6, missingHeads},
+	{"a million heads", 3, millionHeads},
 	{"garbage", 40, garbage},
+	{"50 MB of garbage", 4, hugeGarbage},
+	{"2 MiB of tiny elements", 8, tinyElements},
+	{"2 MiB of tombstones and links", 4, manyLinks},
 	{"inline blocks that do not match", 40, inlineLies},
 	{"links to blocks that never come", 30, linksToNothing},
 	{"links to refused blocks", 30, linksToRefused},
@@ -196,6 +200,23 @@ func missingHeads(l *liar, _ *rand.Rand) {
 	l.say(announcement(heads...))
 }
 
+// A million heads in one message: of nothing, of one block, or of as many.
+func millionHeads(l *liar, rng *rand.Rand) {
+	const million = 1_000_000
+	head := []byte{0x0a, 0}
+	kind := l.next() % 3
+	if kind > 0 {
+		head = announcement(unavailable(rng.IntN(10)))
+	}
+	message := bytes.Repeat(head, million)
+	if kind == 2 {
+		for i := range million { // the end of each digest
+			binary.LittleEndian.PutUint32(message[(i+1)*len(head)-4:], uint32(i))
+		}
+	}
+	l.say(message)
+}
+
 func garbage(l *liar, rng *rand.Rand) {
 	random := randomBytes(rng, 1+rng.IntN(4<<10))
 	switch rng.IntN(5) {
@@ -220,6 +241,58 @@ func randomBytes(rng *rand.Rand, n int) []byte {
 		binary.LittleEndian.PutUint64(b[i:i+8:cap(b)], rng.Uint64())
 	}
 	return b
+}
+
+func hugeGarbage(l *liar, rng *rand.Rand) {
+	random := bytes.Repeat(randomBytes(rng, 1<<20), 50)
+	switch l.next() % 4 {
+	case 0:
+		l.say(random)
+	case 1:
+		l.say(announceInline(l.nobodyHas(), random))
+	case 2:
+		l.say(bytes.Repeat([]byte{0x0a}, len(random)))
+	case 3:
+		l.say(append(announcement(l.nobodyHas()), random...))
+	}
+}
+
+// largest is a block's size less its frame.
+const largest = 2<<20 - 64
+
+// A delta of as many elements as fit a block, each of a few bytes, written by
+// hand: the library of protobuf would take long.
+func tinyElements(l *liar, rng *rand.Rand) {
+	elements := [][]byte{
+		{0x0a, 4, 0x0a, 2, '/', 'a'},           // keys of a byte
+		{0x0a, 6, 0x0a, 4, '/', 'a', 'a', 'a'}, // of three
+		{0x12, 4, 0x0a, 2, '/', 'a'},           // tombstones without an id
+		{0x0a, 0},                              // nothing, to be refused
+		{0x0a, 4, 0x0a, 2, '/', 'a'},
+	}
+	e := elements[l.next()%len(elements)]
+	data := append([]byte{0x18, 1}, bytes.Repeat(e, (largest-8)/len(e))...)
+	for i := 2; i < len(data) && len(e) > 2; i += len(e) {
+		for j := i + 5; j < i+len(e); j++ {
+			data[j] = byte('a' + rng.IntN(26))
+		}
+	}
+	l.say(announcement(l.forge(data)))
+}
+
+// manyLinks makes a block of tombstones that match nothing, or of links that
+// lead nowhere.
+func manyLinks(l *liar, _ *rand.Rand) {
+	d := l.plain()
+	if l.next()%2 == 0 {
+		l.offer(d, l.missing(largest/linkSize)...)
+		return
+	}
+	const size = 1 + 1 + 4 + 2 + 56 + 2
+	for range largest / size {
+		d.Tombstones = append(d.Tombstones, &pb.Element{Key: "/t", Id: testIDOf(l.next()).dsKey()})
+	}
+	l.offer(d)
 }
 
 func testIDOf(n int) (id blockID) {
