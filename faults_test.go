@@ -207,7 +207,7 @@ func TestHonestHistoryArrivesBesideDeadLinks(t *testing.T) {
 	honest := net.newReplica(t)
 	// A store that finds a prefix without reading all, as 80,000 queue rows need.
 	r := net.newReplicaOn(t, newBadger(t), func(o *Options) {
-		o.DAGSyncerTimeout = minPatience // dead links fail soon
+		o.DAGSyncerTimeout = patience // dead links fail soon
 		o.RebroadcastInterval = 2 * time.Second
 	})
 	liar := net.node()

@@ -18,7 +18,7 @@ func TestPurgedRootNeverBecomesAHead(t *testing.T) {
 	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/middle")}), late)
 	top := r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle)
 	r.awaitMerged(middle)
-	r.opts.DAGSyncerTimeout = minPatience // the late block is asked for
+	r.opts.DAGSyncerTimeout = patience // the late block is asked for
 	r.restart()
 	if n, err := r.PurgeDAG(ctx, "x"); n != 2 || err != nil {
 		t.Fatalf("PurgeDAG: %d, %v", n, err)

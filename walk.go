@@ -20,8 +20,8 @@ const (
 	maxJobs          = 64 << 10 // blocks known to be missing
 	maxAnnounced     = 4096     // of these, announced and not seen yet
 
-	minPatience = 250 * time.Millisecond
-	maxPatience = 5 * time.Second
+	patience   = 300 * time.Millisecond // how long a request keeps its slot
+	maxSlowAge = 10 * time.Second       // older slow requests may be cut off
 
 	minBackoff  = 100 * time.Millisecond
 	maxAttempts = 8 // for a block that was announced and never seen
@@ -47,22 +47,22 @@ type walker struct {
 
 	mu        sync.Mutex
 	jobs      map[blockID]*job
-	rotation  list.List // of *walk: those with waiting jobs, next first
-	announced list.List // of *job: announced blocks, oldest first
-	slow      list.List // of *job: requests without a slot, oldest first
-	failing   list.List // of *job: parked, with a queue row, longest first
-	running   int       // requests with a slot
-	latency   time.Duration
+	rotation  list.List   // of *walk: those with waiting jobs, next first
+	announced list.List   // of *job: announced blocks, oldest first
+	slow      list.List   // of *job: requests without a slot, oldest first
+	failing   list.List   // of *job: parked, with a queue row, longest first
+	running   int         // requests with a slot
 	spill     *time.Timer // set while the store has queue rows that are not in jobs
 	kicked    time.Time
 }
 
 // A walk is what one announcement leads to.
 type walk struct {
-	session *session // nil until something has to be fetched
-	jobs    int      // not merged yet
-	waiting jobHeap
-	element *list.Element // in the rotation
+	session  *session // nil until something has to be fetched
+	fruitful bool     // some block came
+	jobs     int      // not merged yet
+	waiting  jobHeap
+	element  *list.Element // in the rotation
 }
 
 // A job is a missing block.
@@ -78,6 +78,7 @@ type job struct {
 	state   jobState
 	element *list.Element // in announced
 	slow    *list.Element // in slow
+	slowed  time.Time     // when it got there
 	failing *list.Element // in failing
 	crowded *list.Element // in room.lane.waiting
 	room    room          // claimed, or waited for
@@ -250,16 +251,14 @@ func (w *walker) nextLocked() *job {
 func (w *walker) fetch(j *job) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
-	s, patience := w.prepare(j, cancel)
+	s := w.prepare(j, cancel)
 	impatient := time.AfterFunc(patience, func() { w.yieldSlot(j) })
-	begun := time.Now()
 	raw, err := w.get(ctx, j, s)
 	impatient.Stop()
-	took := time.Since(begun)
 	if err == nil {
 		err = w.bring(ctx, j, raw)
 	}
-	w.done(j, took, err)
+	w.done(j, err)
 }
 
 // bring hands a block to the merger, if there is room for it.
@@ -344,20 +343,20 @@ func (w *walker) uncrowdLocked(j *job) {
 	j.crowded = nil
 }
 
-// prepare says in which session to ask for a block and how long to be patient. A
-// block that could not be had in its session is asked for outside it.
-func (w *walker) prepare(j *job, cancel context.CancelFunc) (s *session, patience time.Duration) {
+// prepare says in which session to ask for a block. One that could not be had in
+// its session is asked for outside it.
+func (w *walker) prepare(j *job, cancel context.CancelFunc) *session {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	j.cancel = cancel
 	if j.state != running {
 		cancel() // dropped meanwhile, and the walk may have ended
-		return nil, minPatience
+		return nil
 	}
-	if j.attempts == 0 {
-		s = w.enterLocked(j.walk)
+	if j.attempts > 0 {
+		return nil
 	}
-	return s, min(max(minPatience, 4*w.latency), maxPatience)
+	return w.enterLocked(j.walk)
 }
 
 // deliver blocks while the merger is behind, which in turn holds the slot.
@@ -379,25 +378,41 @@ func (w *walker) deliver(a *arrival) {
 	}
 }
 
-// yieldSlot lets the next request start while j's goes on.
+// yieldSlot lets the next request start while j's goes on. There may be too many
+// of these already.
 func (w *walker) yieldSlot(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if j.state != running || j.slow != nil {
 		return
 	}
-	w.vacateLocked(j)
-	j.slow = w.slow.PushBack(j)
-	w.running--
-	if w.slow.Len() > maxSlow {
-		// Out of the list now: others may yield before the request ends.
-		w.slow.Remove(w.slow.Front()).(*job).cancel()
+	if w.slow.Len() >= maxSlow && !w.cutOffLocked() {
+		time.AfterFunc(patience, func() { w.yieldSlot(j) })
+		return
 	}
+	w.vacateLocked(j)
+	j.slow, j.slowed = w.slow.PushBack(j), time.Now()
+	w.running--
 	w.startLocked()
 }
 
+// cutOffLocked ends the oldest of the slow requests from which least is to be
+// hoped: where the walk has come to nothing yet, or which took very long. On
+// a slow link the others are left alone: cut off and begun again and again,
+// none would ever come.
+func (w *walker) cutOffLocked() bool {
+	for e := w.slow.Front(); e != nil; e = e.Next() {
+		if j := e.Value.(*job); !j.walk.fruitful || time.Since(j.slowed) > maxSlowAge {
+			w.slow.Remove(e) // now: others may yield before the request ends
+			j.cancel()
+			return true
+		}
+	}
+	return false
+}
+
 // done frees what a request held, and parks its job if it failed.
-func (w *walker) done(j *job, took time.Duration, err error) {
+func (w *walker) done(j *job, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if j.slow != nil {
@@ -409,7 +424,7 @@ func (w *walker) done(j *job, took time.Duration, err error) {
 	if err != nil {
 		w.failLocked(j, err)
 	} else {
-		w.latency += (took - w.latency) / 8
+		j.walk.fruitful = true
 	}
 	w.startLocked()
 }
