@@ -331,10 +331,7 @@ func (l *listener) open(h announced) announced {
 	if !ok {
 		return h
 	}
-	b, err := l.blocks.decode(h.id, h.raw)
-	if err == nil {
-		err = l.blocks.admit(l.ctx, b)
-	}
+	b, err := l.blocks.judge(l.ctx, h.id, h.raw)
 	if err == nil || isFinal(err) {
 		h.block, h.err, h.room = b, err, room
 	} else {

@@ -24,7 +24,48 @@ type lane struct {
 
 	// Guarded by walker.mu:
 	used    int64
-	waiting list.List // of *job: blocks that were fetched, and found no room
+	waiting list.List // of *line: walks with blocks that found no room, next first
+}
+
+// A line is the blocks of one walk that were fetched and found no room.
+type line struct {
+	jobs list.List     // of *job, oldest first
+	turn *list.Element // in lane.waiting
+}
+
+// joinLocked makes a job wait for room. The walks take turns.
+func (l *lane) joinLocked(j *job) {
+	q := j.walk.lines[l]
+	if q == nil {
+		q = &line{}
+		if j.walk.lines == nil {
+			j.walk.lines = make(map[*lane]*line)
+		}
+		j.walk.lines[l] = q
+	}
+	if q.jobs.Len() == 0 {
+		q.turn = l.waiting.PushBack(q)
+	}
+	j.crowded = q.jobs.PushBack(j)
+}
+
+func (l *lane) leaveLocked(j *job) {
+	q := j.walk.lines[l]
+	q.jobs.Remove(j.crowded)
+	j.crowded = nil
+	if q.jobs.Len() == 0 {
+		l.waiting.Remove(q.turn)
+	} else {
+		l.waiting.MoveToBack(q.turn)
+	}
+}
+
+// nextLocked returns the job whose turn it is, or nil.
+func (l *lane) nextLocked() *job {
+	if e := l.waiting.Front(); e != nil {
+		return e.Value.(*line).jobs.Front().Value.(*job)
+	}
+	return nil
 }
 
 // Large blocks have a lane of their own, so that the small ones, which most

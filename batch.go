@@ -217,6 +217,7 @@ func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
 		return err
 	}
 	for i, p := range group { // one of them was not admitted
+		p.err = nil // there may be more room now
 		if err := w.commitLocked(ctx, group[i:i+1]); err != nil {
 			p.err = err
 		}

@@ -120,3 +120,44 @@ func TestCheckDeltaThatIsCutOffRefusesNothing(t *testing.T) {
 	r.open()
 	converge(t, r, other)
 }
+
+// A write that failed for want of room in the first attempt of a group, and
+// was written in the second, has not failed.
+func TestWriteThatFitsInTheSecondAttempt(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t, forbid, func(o *Options) { o.MaxBlockSize = 4 << 10 })
+	liar := net.node()
+	for i := range 30 {
+		r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement(fmt.Sprint("/h", i))}))
+	}
+	r.must(r.acquire(ctx))
+	errs := make([]chan error, 3)
+	for i, w := range []struct{ key, value string }{{"/good", "v"}, {"/forbidden/k", "v"}, {"/large", strings.Repeat("x", 2500)}} {
+		errs[i] = make(chan error, 1)
+		go func() { errs[i] <- r.Put(ctx, ds.NewKey(w.key), []byte(w.value)) }()
+		r.awaitWriters(i + 1)
+	}
+	r.release()
+	for i, c := range errs {
+		if err := <-c; (err == nil) != (i != 1) {
+			t.Errorf("write %d: %v", i, err)
+		}
+	}
+	if v := r.get("/large"); len(v) != 2500 {
+		t.Errorf("/large has %d bytes", len(v))
+	}
+}
+
+func TestInlineBlockThatIsNotAdmittedIsNotKept(t *testing.T) {
+	net := newTestNet()
+	b := net.newReplica(t, forbid)
+	liar := net.node()
+	bad := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/forbidden/k")}))
+	b.node.deliver(announceInline(bad, liar.blocks[bad]))
+	waitFor(t, "the refusal", func() bool { return b.state(bad) == refused })
+	b.node.net.mu.Lock()
+	defer b.node.net.mu.Unlock()
+	if b.node.blocks[bad] != nil {
+		t.Error("a refused block is kept")
+	}
+}

@@ -255,16 +255,34 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 		keys[n.id] = append(keys[n.id], n.key)
 	}
 	for id, keys := range keys {
-		b, err := s.get(ctx, s.dag, id)
+		raw, err := s.fetch(ctx, s.dag, id)
+		if err == nil {
+			err = s.valuesIn(ctx, id, raw, keys, all)
+		}
 		if err != nil {
 			return nil, err
 		}
-		versions := b.versions()
-		for _, key := range keys {
-			all[versionName{key, id}] = versions[key]
-		}
 	}
 	return all, nil
+}
+
+// valuesIn adds the versions that a block gave to some keys. One block is read
+// at a time.
+func (s *blockStore) valuesIn(ctx context.Context, id blockID, raw []byte, keys []string, all map[versionName]*loser) error {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	b, err := s.decode(id, raw)
+	if err != nil {
+		return err
+	}
+	versions := b.versions()
+	for _, key := range keys {
+		all[versionName{key, id}] = versions[key]
+	}
+	return nil
 }
 
 // versions are what a block gave to its keys.

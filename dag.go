@@ -281,7 +281,7 @@ func (c *dagChange) settle(ctx context.Context, id blockID, m *mark, broken bool
 	c.news = append(c.news, id)
 	if broken {
 		c.setMark(id, &mark{state: stranded})
-		return c.uncover(ctx, m.links)
+		return c.uncover(ctx, m)
 	}
 	c.setMark(id, &mark{state: complete, tip: m.tip})
 	c.completed = append(c.completed, id)
@@ -296,14 +296,21 @@ func (c *dagChange) settle(ctx context.Context, id blockID, m *mark, broken bool
 	return nil
 }
 
-// uncover makes roots of the pending blocks below one that is stranded.
-func (c *dagChange) uncover(ctx context.Context, links []blockID) error {
-	for _, link := range links {
+// uncover makes roots of the pending blocks below one that is stranded. Those
+// below a covered block become covered.
+func (c *dagChange) uncover(ctx context.Context, above *mark) error {
+	for _, link := range above.links {
 		child, err := c.mark(ctx, link)
 		if err != nil {
 			return err
 		}
-		if child.state == pending {
+		switch {
+		case child.state != pending || child.covered:
+		case above.covered && child.tip.DAGName == above.tip.DAGName:
+			covered := *child
+			covered.covered = true
+			c.setMark(link, &covered)
+		default:
 			c.roots.add(link, child.tip)
 		}
 	}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-ds-crdt/pb"
 	logging "github.com/ipfs/go-log/v2"
-	"golang.org/x/sync/errgroup"
 )
 
 // The merger commits the blocks that were fetched or announced inline, several
@@ -21,7 +21,7 @@ type merger struct {
 	walker   *walker
 	lanes    *lanes
 	broken   chan struct{}  // holds a token while the store must be looked at again
-	parked   errgroup.Group // reads values that blocks wait for
+	parked   sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals refusals
 }
 
@@ -33,7 +33,6 @@ const (
 )
 
 func (m *merger) run() {
-	m.parked.SetLimit(maxParked)
 	defer m.parked.Wait()
 	for m.ctx.Err() == nil {
 		select {
@@ -122,7 +121,9 @@ func (m *merger) mergeOrSplit(group []*arrival) {
 	switch {
 	case m.ctx.Err() != nil: // closing; it will be fetched again
 	case errors.As(err, &missing):
-		if !m.parked.TryGo(func() error { m.readValues(job, missing); return nil }) {
+		if m.walker.reserveValues(job) {
+			m.parked.Go(func() { m.readValues(job, missing) })
+		} else {
 			m.walker.fail(job, err)
 		}
 	default:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
@@ -44,6 +45,8 @@ type blockStore struct {
 	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
 	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
+
+	reading sync.Mutex // held to decode a block for its values: that may take much memory
 }
 
 // maxLinks is how many heads a block may link to: they take half of it at most.
@@ -292,6 +295,19 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	}
 	content, err := checkDelta(d)
 	return &block{id: id, raw: raw, delta: content, links: links, skips: skips}, err
+}
+
+// judge reads a block and tells whether it may be merged. An error that is
+// ErrInvalidBlock is final.
+func (s *blockStore) judge(ctx context.Context, id blockID, raw []byte) (*block, error) {
+	b, err := s.decode(id, raw)
+	if err == nil {
+		err = s.admit(ctx, b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // admit asks the user whether a block may be merged. An error that is

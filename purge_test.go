@@ -3,6 +3,7 @@ package crdt
 import (
 	"testing"
 
+	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
 
@@ -63,5 +64,35 @@ func TestPurgedValueIsUncovered(t *testing.T) {
 		b.del("/k") // b has never seen the purged version
 		b.put("/other", "v")
 		waitFor(t, "the older value", func() bool { return a.get("/k") == "purged" && a.get("/other") == "v" })
+	}
+}
+
+func TestPurgedBlockBelowAStrandedOneNeverBecomesAHead(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t, silent)
+	liar := net.node()
+	late := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/late")}))
+	showLate := liar.hide(t, late)
+	bad := liar.forge(t, []byte("no delta"))
+	showBad := liar.hide(t, bad)
+	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/middle")}), late)
+	top := r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle, bad)
+	r.awaitMerged(middle)
+	r.opts.DAGSyncerTimeout = patience
+	r.restart()
+	if n, err := r.PurgeDAG(ctx, "x"); n != 2 || err != nil {
+		t.Fatalf("PurgeDAG: %d, %v", n, err)
+	}
+	for _, c := range []cid.Cid{top, middle} {
+		r.must(r.node.Remove(ctx, c))
+		r.must(liar.Remove(ctx, c))
+	}
+	showBad()
+	waitFor(t, "the bad block", func() bool { return r.state(bad) == refused })
+	showLate()
+	r.awaitMerged(late)
+	waitFor(t, "the middle block", func() bool { return r.state(middle) == complete })
+	if heads, _, err := r.Heads().List(ctx); len(heads) > 0 || err != nil {
+		t.Errorf("heads after the purge: %v, %v; middle is %s", heads, err, middle)
 	}
 }

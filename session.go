@@ -59,7 +59,7 @@ func (w *walker) get(ctx context.Context, j *job, s *session) ([]byte, error) {
 		defer cancel()
 		raw, err := w.blocks.fetch(inside, s.from, j.id)
 		w.leave(j.walk, s, err == nil)
-		if inside.Err() == nil || ctx.Err() != nil {
+		if err == nil || inside.Err() == nil || ctx.Err() != nil {
 			return raw, err
 		}
 	}

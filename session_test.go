@@ -9,6 +9,7 @@ import (
 	"time"
 
 	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
@@ -74,6 +75,77 @@ func TestSilentSessionsAreReplaced(t *testing.T) {
 		defer dagSyncer.mu.Unlock()
 		if dagSyncer.begun < 2 || dagSyncer.begun > 6 || dagSyncer.open > 0 {
 			t.Errorf("of %d sessions %d are open", dagSyncer.begun, dagSyncer.open)
+		}
+	})
+}
+
+// Sessions that fall silent, with time limits below, at and above their patience.
+func TestSilentSessionsAndTimeouts(t *testing.T) {
+	for _, limit := range []time.Duration{0, time.Second, sessionPatience, time.Minute} {
+		t.Run(limit.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := newTestNet()
+				a := net.newReplica(t)
+				for i := range 200 {
+					a.put(fmt.Sprint("/", i), "v")
+				}
+				b := net.newReplica(t, func(o *Options) { o.NumWorkers = 1; o.DAGSyncerTimeout = limit })
+				dagSyncer := &sessionDAG{testNode: b.node, blocks: 50}
+				b.reopenWith(dagSyncer, nil)
+				begun := time.Now()
+				b.node.deliver(announcement(a.head()))
+				for b.state(a.head()) != complete && time.Since(begun) < time.Hour {
+					time.Sleep(time.Second)
+				}
+				synctest.Wait()
+				dagSyncer.mu.Lock()
+				defer dagSyncer.mu.Unlock()
+				if dagSyncer.open > 0 || time.Since(begun) > 3*time.Minute {
+					t.Errorf("of %d sessions %d are open", dagSyncer.begun, dagSyncer.open)
+				}
+			})
+		})
+	}
+}
+
+// lateSession gives a block just when patience ends, and there is no second.
+type lateDAG struct {
+	*testNode
+	mu   sync.Mutex
+	gets map[cid.Cid]int
+}
+
+func (d *lateDAG) Session(context.Context) ipld.NodeGetter { return &lateSession{d} }
+
+type lateSession struct{ *lateDAG }
+
+func (s *lateSession) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	<-ctx.Done() // the block comes in the same moment
+	return s.testNode.Get(context.Background(), c)
+}
+
+func (d *lateDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	d.mu.Lock()
+	d.gets[c]++
+	d.mu.Unlock()
+	return d.testNode.Get(ctx, c)
+}
+
+func TestBlockThatComesLateIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		b := net.newReplica(t)
+		dagSyncer := &lateDAG{testNode: b.node, gets: make(map[cid.Cid]int)}
+		b.reopenWith(dagSyncer, nil)
+		c := b.offer(net.node(), &pb.Delta{Priority: 1, Elements: oneElement("/k")})
+		time.Sleep(10 * time.Second)
+		if !b.state(c).merged() {
+			t.Fatal("not merged")
+		}
+		dagSyncer.mu.Lock()
+		defer dagSyncer.mu.Unlock()
+		if n := dagSyncer.gets[c]; n > 0 {
+			t.Errorf("a block that had come was asked for %d times more", n)
 		}
 	})
 }

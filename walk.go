@@ -48,6 +48,8 @@ type walker struct {
 	mu        sync.Mutex
 	jobs      map[blockID]*job
 	rotation  list.List   // of *walk: those with waiting jobs, next first
+	urgent    list.List   // of *job: waiting, with room or values; they go before all others
+	valued    int         // jobs that have values, or have them read
 	announced list.List   // of *job: announced blocks, oldest first
 	slow      list.List   // of *job: requests without a slot, oldest first
 	failing   list.List   // of *job: parked, with a queue row, longest first
@@ -63,6 +65,7 @@ type walk struct {
 	jobs     int      // not merged yet
 	waiting  jobHeap
 	element  *list.Element // in the rotation
+	lines    map[*lane]*line
 }
 
 // A job is a missing block.
@@ -74,13 +77,14 @@ type job struct {
 	attempts int
 	again    bool                   // wanted again while it was with the merger
 	values   map[versionName]*loser // that merging it needs
+	valued   bool                   // it has values, or has them read
 
 	state   jobState
 	element *list.Element // in announced
 	slow    *list.Element // in slow
 	slowed  time.Time     // when it got there
 	failing *list.Element // in failing
-	crowded *list.Element // in room.lane.waiting
+	crowded *list.Element // in the line of its walk and lane
 	room    room          // claimed, or waited for
 	cancel  context.CancelFunc
 	retry   *time.Timer
@@ -220,10 +224,10 @@ func (w *walker) enqueueLocked(j *job) {
 
 // startLocked fills the free slots.
 func (w *walker) startLocked() {
-	for w.running < w.slots && w.rotation.Len() > 0 && w.ctx.Err() == nil {
+	for w.running < w.slots && w.urgent.Len()+w.rotation.Len() > 0 && w.ctx.Err() == nil {
 		j := w.nextLocked()
-		if j == nil {
-			continue
+		if j.state != waiting {
+			continue // dropped meanwhile
 		}
 		j.state = running
 		w.running++
@@ -231,8 +235,12 @@ func (w *walker) startLocked() {
 	}
 }
 
-// nextLocked takes the newest job of the walk whose turn it is.
+// nextLocked takes a job that keeps room or memory from others, or else the
+// newest of the walk whose turn it is.
 func (w *walker) nextLocked() *job {
+	if e := w.urgent.Front(); e != nil {
+		return w.urgent.Remove(e).(*job)
+	}
 	wk := w.rotation.Front().Value.(*walk)
 	j := heap.Pop(&wk.waiting).(*job)
 	if wk.waiting.Len() > 0 {
@@ -240,9 +248,6 @@ func (w *walker) nextLocked() *job {
 	} else {
 		w.rotation.Remove(wk.element)
 		wk.element = nil
-	}
-	if j.state != waiting {
-		return nil // dropped meanwhile
 	}
 	return j
 }
@@ -267,10 +272,7 @@ func (w *walker) bring(ctx context.Context, j *job, raw []byte) error {
 	if !ok {
 		return nil
 	}
-	b, err := w.blocks.decode(j.id, raw)
-	if err == nil {
-		err = w.blocks.admit(ctx, b)
-	}
+	b, err := w.blocks.judge(ctx, j.id, raw)
 	if err != nil && !isFinal(err) {
 		w.free(r)
 		return err
@@ -295,7 +297,7 @@ func (w *walker) claim(j *job, r room) (_ room, ok bool) {
 		return r, true
 	}
 	j.state, j.room = crowded, r
-	j.crowded = r.lane.waiting.PushBack(j)
+	r.lane.joinLocked(j)
 	return room{}, false
 }
 
@@ -321,26 +323,23 @@ func (w *walker) freeLocked(r room) {
 		return
 	}
 	r.lane.used -= r.size
-	for e := r.lane.waiting.Front(); e != nil; e = r.lane.waiting.Front() {
-		j := e.Value.(*job)
-		if !j.room.fitsLocked() {
-			return
-		}
+	for j := r.lane.nextLocked(); j != nil && j.room.fitsLocked(); j = r.lane.nextLocked() {
 		r.lane.used += j.room.size
-		w.uncrowdLocked(j)
-		w.enqueueLocked(j)
+		r.lane.leaveLocked(j)
+		w.urgeLocked(j)
 	}
+}
+
+// urgeLocked makes a job wait for a slot before all others.
+func (w *walker) urgeLocked(j *job) {
+	j.state = waiting
+	w.urgent.PushBack(j)
 }
 
 // vacateLocked gives back what a job has claimed and not used yet.
 func (w *walker) vacateLocked(j *job) {
 	w.freeLocked(j.room)
 	j.room = room{}
-}
-
-func (w *walker) uncrowdLocked(j *job) {
-	j.room.lane.waiting.Remove(j.crowded)
-	j.crowded = nil
 }
 
 // prepare says in which session to ask for a block. One that could not be had in
@@ -442,6 +441,7 @@ func (w *walker) failLocked(j *job, err error) {
 		return
 	}
 	w.vacateLocked(j)
+	w.forgetValuesLocked(j)
 	j.attempts++
 	if !j.queued && j.attempts >= maxAttempts {
 		w.log.Infof("giving up on announced block %s after %d attempts: %s", j.id.Cid(), j.attempts, err)
@@ -504,8 +504,32 @@ func (w *walker) retry(j *job, values map[versionName]*loser) {
 		return
 	}
 	j.values = values
-	w.enqueueLocked(j)
+	w.urgeLocked(j)
 	w.startLocked()
+}
+
+// reserveValues lets values be read for a job, unless many have some already.
+func (w *walker) reserveValues(j *job) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !j.valued && w.valued < maxParked {
+		j.valued = true
+		w.valued++
+	}
+	return j.valued
+}
+
+// forgetValuesLocked is for a job that is not with the merger, which reads them.
+func (w *walker) forgetValuesLocked(j *job) {
+	w.unreserveLocked(j)
+	j.values = nil
+}
+
+func (w *walker) unreserveLocked(j *job) {
+	if j.valued {
+		j.valued = false
+		w.valued--
+	}
 }
 
 // merged forgets a job that is done, or does it again if it has to be.
@@ -517,6 +541,7 @@ func (w *walker) merged(j *job) {
 		return
 	}
 	j.again = false
+	w.forgetValuesLocked(j)
 	w.enqueueLocked(j)
 	w.startLocked()
 }
@@ -534,10 +559,11 @@ func (w *walker) dropLocked(j *job) {
 	case parked:
 		j.retry.Stop()
 	case crowded:
-		w.uncrowdLocked(j)
+		j.room.lane.leaveLocked(j)
 		j.room = room{}
 	}
 	w.vacateLocked(j)
+	w.unreserveLocked(j)
 	j.state = dropped
 	w.unlistLocked(j)
 	delete(w.jobs, j.id)
