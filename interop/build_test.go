@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // kind is one of the two builds of the programs.
@@ -27,10 +29,13 @@ var programs string // directory of the built programs, with one below for each 
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(buildAndRun(m))
+	goleak.VerifyTestMain(buildAndRun{m})
 }
 
-func buildAndRun(m *testing.M) int {
+// buildAndRun runs the tests while the programs are there.
+type buildAndRun struct{ *testing.M }
+
+func (m buildAndRun) Run() int {
 	dir, err := os.MkdirTemp("", "interop")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,7 +49,7 @@ func buildAndRun(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	return m.M.Run()
 }
 
 func (k kind) program(name string) string { return filepath.Join(programs, k.name, name) }

@@ -14,6 +14,7 @@ require (
 	github.com/ipfs/go-ds-crdt v0.0.0
 	github.com/ipfs/go-ds-pebble v0.5.12
 	github.com/schollz/progressbar/v3 v3.19.0
+	go.uber.org/goleak v1.3.0
 	golang.org/x/term v0.43.0
 	gonum.org/v1/plot v0.16.0
 )

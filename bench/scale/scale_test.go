@@ -11,7 +11,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// go-log's old version, which a dependency imports, starts it for ever when it is loaded.
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/writer.(*MirrorWriter).logRoutine"))
+}
 
 // small is a run of 20,000 keys, a row for every 1,000.
 func small(t *testing.T, store string) config {

@@ -10,6 +10,7 @@ require (
 	github.com/libp2p/go-libp2p v0.48.0
 	github.com/libp2p/go-libp2p-pubsub v0.15.0
 	github.com/schollz/progressbar/v3 v3.19.0
+	go.uber.org/goleak v1.3.0
 	golang.org/x/term v0.43.0
 	golang.org/x/text v0.37.0
 )

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // TestMain lets a test run the program itself, by starting the test binary
@@ -17,7 +19,9 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m,
+		// go-log's old version, which a dependency imports, starts it for ever when it is loaded.
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/writer.(*MirrorWriter).logRoutine"))
 }
 
 func program(t *testing.T, args ...string) (cmd *exec.Cmd, notes *lockedBuffer) {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // TestMain lets the program of the tests be a replica, too.
@@ -15,7 +17,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(replicaDir); dir != "" {
 		exit(serve(dir))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m,
+		// go-log's old version, which a dependency imports, starts it for ever when it is loaded.
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/writer.(*MirrorWriter).logRoutine"))
 }
 
 func TestSoak(t *testing.T) {
