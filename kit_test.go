@@ -128,7 +128,7 @@ func (r *replica) rowsUnder(prefix string) (rows []query.Entry) {
 // waitFor waits until a condition holds.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute) // some machines are slow
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("still waiting: %s", what)

@@ -19,7 +19,7 @@ import (
 
 const (
 	pubsubTestTopic = "crdt-test"
-	pubsubTestLimit = 15 * time.Second // for what should happen at once
+	pubsubTestLimit = time.Minute // for what should happen at once: some machines are slow
 )
 
 // A pubsubTestNode is a libp2p host with a PubSub.
