@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 
 	ds "github.com/ipfs/go-datastore"
 )
@@ -14,7 +15,10 @@ import (
 func TestKilledAtAnyWrite(t *testing.T) {
 	for _, batching := range []bool{true, false} {
 		for n := range 80 {
-			t.Run(fmt.Sprintf("batching=%v/%d", batching, n), func(t *testing.T) { t.Parallel(); killAfter(t, n, batching) })
+			t.Run(fmt.Sprintf("batching=%v/%d", batching, n), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { killAfter(t, n, batching) })
+			})
 		}
 	}
 }
