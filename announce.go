@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -20,6 +21,9 @@ const (
 	// and is how many heads go into one at most. With maxDAGNameLength that
 	// stays below the 1 MiB that pubsub carries.
 	maxHeadsPerMessage = 2048
+
+	// maxMessage is the largest message that is looked at, in bytes.
+	maxMessage = 4 << 20
 
 	// maxInlineBytes bounds the blocks in one message, and those that wait to be
 	// announced. The others are announced without their bytes.
@@ -344,6 +348,9 @@ func (l *listener) open(h announced) announced {
 // or, from old peers, the bytes of one CID. Heads that cannot be are left out,
 // and so are those beyond a limit, which are not even looked at.
 func decodeBroadcast(data []byte) ([]announced, error) {
+	if len(data) > maxMessage {
+		return nil, fmt.Errorf("more than %d bytes", maxMessage)
+	}
 	l := announcedList{seen: make(map[blockID]bool)}
 	err := eachField(data, headsField, l.add)
 	switch {

@@ -117,11 +117,14 @@ func TestHugeMessageCostsLittle(t *testing.T) {
 	for i := range 3000 {
 		msg = append(msg, announcement(unavailable(i))...)
 	}
-	msg = bytes.Repeat(msg, 333)
+	msg = bytes.Repeat(msg, maxMessage/len(msg))
 	var list []announced
 	allocs := testing.AllocsPerRun(1, func() { list, _ = decodeBroadcast(msg) })
 	if len(list) != maxHeadsPerMessage || allocs > 10*maxHeadsPerMessage {
 		t.Errorf("%d heads, %.0f allocations", len(list), allocs)
+	}
+	if list, err := decodeBroadcast(make([]byte, maxMessage+1)); len(list) > 0 || err == nil {
+		t.Errorf("of a larger message %d heads are announced: %v", len(list), err)
 	}
 }
 

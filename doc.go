@@ -215,7 +215,8 @@
 // What peers can make a replica hold in memory, whatever they send. Each limit
 // has a name, in the file that is given.
 //
-//   - Of a message the first 2,048 heads are looked at (announce.go).
+//   - Messages of more than 4 MiB are ignored. Of a message the first 2,048 heads
+//     are looked at (announce.go).
 //   - At most 64 Ki missing blocks are known, some 20 MiB, 4,096 of which were
 //     announced and not seen yet. The rest stays in the queue rows (walk.go).
 //   - Asked for at once are 32 blocks for each of Options.NumWorkers, 160 by

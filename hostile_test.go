@@ -29,19 +29,16 @@ var liarScale = flag.Int("liar.scale", 1, "how many times as long the attacks of
 const (
 	// honestDelay is how long an honest update may take to the other replica,
 	// from the call of Put to the hook there.
-	honestDelay = time.Second
+	honestDelay = slowdown * time.Second
 
 	// hostileGoroutines is how many goroutines a replica may have: its
 	// requests, with a slot (NumWorkers times fetchesPerWorker) or without
 	// (maxSlow), and some that are there always.
 	hostileGoroutines = 5*fetchesPerWorker + maxSlow + 64
 
-	// hostileHeap is what a replica may take beside what is in its store, in
-	// its DAG service and on its way in the network: the missing blocks that it
-	// knows of (maxJobs of some 300 bytes), its requests (some 4 KiB each), and
-	// the blocks and the message in its hands, decoded. Twice that, since
-	// garbage is collected when there is as much of it as of the rest.
-	hostileHeap = 2 * (maxJobs*300 + hostileGoroutines*(4<<10) + 64<<20)
+	// hostileHeap is what a replica may take beside what is in its store, in its
+	// DAG service and on its way in the network, as doc.go says.
+	hostileHeap = 400 << 20
 )
 
 // stepPause is between two steps of an attack, for the writers' updates to fall
