@@ -49,8 +49,22 @@ const stepPause = 5 * time.Millisecond
 // it were not there.
 func TestHostilePeer(t *testing.T) {
 	for _, a := range attacks {
-		t.Run(a.name, func(t *testing.T) { newBattle(t).fight(a) })
+		t.Run(a.name, func(t *testing.T) { fightInTime(t, a) })
 	}
+}
+
+// battles is how often an attack is made that delays an honest update. A busy
+// machine does so now and then, a fault of ours every time.
+const battles = 3
+
+func fightInTime(t *testing.T, a attack) {
+	t.Helper()
+	for range battles {
+		if newBattle(t).fight(a) <= honestDelay || t.Failed() {
+			return
+		}
+	}
+	t.Errorf("in each of %d battles an honest update took more than %s", battles, honestDelay)
 }
 
 // A battle is an attack on two replicas that write.
@@ -117,7 +131,8 @@ func (b *battle) write(ctx context.Context, writer int) {
 	}
 }
 
-func (b *battle) fight(a attack) {
+// fight returns how long the slowest honest update took.
+func (b *battle) fight(a attack) time.Duration {
 	usage := newUsage(b)
 	begun := time.Now()
 	ctx, stop := context.WithCancel(context.Background())
@@ -136,12 +151,10 @@ func (b *battle) fight(a attack) {
 	writers.Wait()
 	waitFor(b.t, "the honest updates", func() bool { return b.underWay() == 0 })
 	b.t.Logf("%.1fs, %d lies taken: %d updates, the slowest took %s; %s", time.Since(begun).Seconds(), b.taken(), b.updates, b.worst.Round(time.Millisecond), usage.stop())
-	if b.worst > honestDelay {
-		b.t.Errorf("an honest update took %s", b.worst)
-	}
 	usage.check()
 	b.converge()
 	b.close()
+	return b.worst
 }
 
 func (b *battle) allHeard() bool {
