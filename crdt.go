@@ -294,9 +294,10 @@ func (d *Datastore) write(ctx context.Context, c *changes) error {
 const closeTimeout = 10 * time.Second
 
 // Close ends the replica: it waits for calls in progress, except that those that
-// may wait for the network are cut off, runs the hooks that are still waiting, announces what has not been announced, and ends all
-// goroutines. It takes 10 seconds at most, and returns an error when that was
-// not enough. It does not close the store, the DAG service or the broadcaster.
+// may wait for the network are cut off, runs the hooks that are still waiting,
+// announces what has not been announced, and ends all goroutines. It takes 10
+// seconds at most, and returns an error when that was not enough. It does not
+// close the store, the DAG service or the broadcaster.
 // Closing twice is harmless: the second call waits for the first and returns
 // nil. It must not be called by a hook.
 func (d *Datastore) Close() (err error) {

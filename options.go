@@ -63,21 +63,25 @@ type Options struct {
 
 	// InlineBlockSize is the size in bytes of the largest block that travels
 	// inside its first announcement, so that those who hear it need not fetch
-	// it. At most 256 KiB of blocks wait to go so; more are fetched. Each peer may get such an announcement several times. 0 leaves it to
-	// the broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is no
+	// it. At most 256 KiB of blocks wait to go so; more are fetched. Each peer
+	// may get such an announcement several times. 0 leaves it to the
+	// broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is no
 	// BlockCarrier. Negative: none. Replicas need not agree. Default: 0.
 	InlineBlockSize int
 
 	// CheckDelta judges every delta before it is merged, those written here
-	// too: an error refuses it, for good. The head is the block of the delta, which
-	// is not a head yet, or may never be. All replicas must judge alike, and always the same: what
-	// one refuses, and whatever is built on it, never completes there, so
-	// that replicas that judge differently, or by the time of the day, hold
-	// different pairs for ever. A write that is refused fails with
-	// ErrInvalidBlock and the error. It is called from several goroutines at
-	// once, also while a write holds the datastore: it must not use the
-	// datastore, and should be quick. When its ctx ends the answer is not
-	// kept. nil accepts all. Default: nil.
+	// too: an error refuses it, for good. The head is the block of the delta,
+	// which may never become one. nil accepts all. Default: nil.
+	//
+	// All replicas must judge alike, and always the same: what one refuses,
+	// and whatever is built on it, never completes there. Replicas that judge
+	// differently, or by the time of the day, hold different pairs for ever.
+	//
+	// A write that is refused fails with ErrInvalidBlock and the error.
+	// CheckDelta is called from several goroutines at once, also while a write
+	// holds the datastore: it must not use the datastore, and must be quick. It
+	// must not keep or change the delta. When ctx ends, its answer is not
+	// kept; for writes that are made here ctx does not end.
 	CheckDelta func(ctx context.Context, head Head, delta Delta) error
 
 	// MaxBlockSize is the size in bytes of the largest block that is written

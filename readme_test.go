@@ -1,12 +1,14 @@
 package crdt_test
 
 import (
+	"bytes"
 	"go/format"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -88,6 +90,35 @@ func isDefault(text string, value any) bool {
 		return text == "go-log, `"+v.Desugar().Name()+"`"
 	}
 	return text == "none" && reflect.ValueOf(value).IsZero()
+}
+
+// docs/trust.md says which test holds each promise.
+func TestTestsThatPromisesRestOnExist(t *testing.T) {
+	text, err := os.ReadFile("docs/trust.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests = append(tests, b...)
+	}
+	names := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(text, -1)
+	for _, name := range names {
+		if !bytes.Contains(tests, slices.Concat([]byte("func "), name[1], []byte("("))) {
+			t.Errorf("there is no %s", name[1])
+		}
+	}
+	if len(names) < 20 {
+		t.Errorf("%d tests are named", len(names))
+	}
 }
 
 func TestReadmeLinksToFilesThatExist(t *testing.T) {
