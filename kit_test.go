@@ -306,7 +306,7 @@ func (c *storeCheck) checkNothingWaits() {
 
 func anyStranded(marks map[blockID]*mark) bool {
 	for _, m := range marks {
-		if m.state == stranded || m.state == refused {
+		if m.state == stranded {
 			return true
 		}
 	}

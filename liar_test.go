@@ -56,7 +56,12 @@ func (node *testNode) hasRoom() bool {
 	return len(node.inbox) < maxInbox && size < maxInboxBytes
 }
 
+// say sends a message, and waits for room for it if there are certain nodes that
+// must hear it.
 func (l *liar) say(message []byte) {
+	if len(l.heard) == 0 {
+		_ = l.node.Broadcast(ctx, message)
+	}
 	for _, node := range l.heard {
 		waitFor(l.t, "room for a message", node.hasRoom)
 		node.deliver(message)
@@ -74,6 +79,13 @@ func (l *liar) forge(data []byte, links ...cid.Cid) cid.Cid { return l.node.forg
 
 func (l *liar) block(d *pb.Delta, links ...cid.Cid) cid.Cid {
 	return l.forge(marshalDelta(l.t, d), links...)
+}
+
+// forged tells whether a block comes from here.
+func (l *liar) forged(id blockID) bool {
+	l.node.net.mu.Lock()
+	defer l.node.net.mu.Unlock()
+	return l.node.blocks[id.Cid()] != nil
 }
 
 // offer forges a block and announces it.

@@ -19,6 +19,7 @@ type simulation struct {
 	rng     *rand.Rand // of the steps alone
 	net     *testNet
 	foreign *foreignWriter
+	liar    *liar
 	idle    int // goroutines before there is a replica
 
 	replicas  []*simReplica    // those that have not left for ever
@@ -57,6 +58,8 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 	s.net.seed, s.net.archive = seed, make(map[cid.Cid][]byte)
 	s.foreign = &foreignWriter{s: s, node: s.net.node()}
 	s.foreign.node.sound = true
+	s.liar = newLiar(t, s.net)
+	s.liar.node.sound = true
 	t.Cleanup(s.end)
 	for range 2 + rng.IntN(4) {
 		s.join()

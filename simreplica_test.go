@@ -136,6 +136,10 @@ func (r *simReplica) look() map[string]string {
 		}
 	}
 	for id, state := range states {
+		if state == refused && r.s.liar.forged(id) {
+			delete(states, id)
+			continue
+		}
 		if !state.merged() {
 			r.t.Errorf("replica %d has not merged block %s: its mark is %d", r.number, id.Cid(), state)
 		} else if !r.merged[id] {

@@ -2,12 +2,12 @@ package crdt
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
 
-// disturbances are what a step may do beside writing. A peer that lies would be
-// one more.
+// disturbances are what a step may do beside writing.
 var disturbances = []weighted[func(*simulation)]{
 	{4, (*simulation).dieSoon},
 	{4, (*simulation).failSoon},
@@ -20,7 +20,14 @@ var disturbances = []weighted[func(*simulation)]{
 	{2, (*simulation).peersCome},
 	{1, (*simulation).repair},
 	{6, (*simulation).foreignBlocks},
+	{3, (*simulation).lie},
 }
+
+// lies are the attacks that leave nothing missing for ever: in the end all
+// replicas are to have the same. TestHostilePeer has the others.
+var lies = []func(*liar, *rand.Rand){escapingKeys, foreignIDs, garbage, cyclesInNames, otherCIDs, oddNodes}
+
+func (s *simulation) lie() { pick(s.rng, lies...)(s.liar, s.rng) }
 
 // anyUp returns a replica that runs, or nil.
 func (s *simulation) anyUp() *simReplica {
