@@ -281,65 +281,10 @@ func (w *walker) bring(ctx context.Context, j *job, raw []byte) error {
 	return nil
 }
 
-// claim claims room for a block. If there is none, the block, which is here
-// now, will be fetched again when there is: it is not kept.
-func (w *walker) claim(j *job, r room) (_ room, ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	claimed := j.room
-	j.room = room{}
-	switch {
-	case j.state != running: // dropped meanwhile
-		return room{}, false
-	case claimed.lane != nil:
-		return claimed, true
-	case r.claimLocked():
-		return r, true
-	}
-	j.state, j.room = crowded, r
-	r.lane.joinLocked(j)
-	return room{}, false
-}
-
-// tryClaim claims room for a block that came inline.
-func (w *walker) tryClaim(raw []byte) (room, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	r := w.lanes.roomFor(raw)
-	return r, r.claimLocked()
-}
-
-// free gives room back.
-func (w *walker) free(r room) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.freeLocked(r)
-	w.startLocked()
-}
-
-// freeLocked gives room back, to those that have been waiting for it longest.
-func (w *walker) freeLocked(r room) {
-	if r.lane == nil {
-		return
-	}
-	r.lane.used -= r.size
-	for j := r.lane.nextLocked(); j != nil && j.room.fitsLocked(); j = r.lane.nextLocked() {
-		r.lane.used += j.room.size
-		r.lane.leaveLocked(j)
-		w.urgeLocked(j)
-	}
-}
-
 // urgeLocked makes a job wait for a slot before all others.
 func (w *walker) urgeLocked(j *job) {
 	j.state = waiting
 	w.urgent.PushBack(j)
-}
-
-// vacateLocked gives back what a job has claimed and not used yet.
-func (w *walker) vacateLocked(j *job) {
-	w.freeLocked(j.room)
-	j.room = room{}
 }
 
 // prepare says in which session to ask for a block. One that could not be had in
