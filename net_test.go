@@ -391,7 +391,7 @@ func (node *testNode) find(c cid.Cid) (raw []byte, wait *blockWait, nowhere bool
 func (node *testNode) garbled(c cid.Cid, raw []byte) ipld.Node {
 	node.net.mu.Lock()
 	defer node.net.mu.Unlock()
-	if node.chance(0.2) {
+	if len(raw) == 0 || node.chance(0.2) {
 		return nil
 	}
 	raw = slices.Clone(raw)
