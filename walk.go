@@ -178,14 +178,36 @@ func (w *walker) wantLocked(wk *walk, c wanted) {
 		return
 	}
 	if len(w.jobs) >= maxJobs {
-		// The newcomer may be had; those that failed stay in the store.
 		w.lookLaterLocked()
-		if w.failing.Len() == 0 {
+		if !w.displaceLocked(wk) {
 			return
 		}
-		w.dropLocked(w.failing.Front().Value.(*job))
 	}
 	w.addLocked(wk, c, true)
+}
+
+// displaceLocked makes room for a job of a walk: in the place of one that failed,
+// since the newcomer may be had, or of one that waits in a much longer walk, as no
+// walk may keep others out. These stay in the store.
+func (w *walker) displaceLocked(wk *walk) bool {
+	if w.failing.Len() > 0 {
+		w.dropLocked(w.failing.Front().Value.(*job))
+		return true
+	}
+	back := w.rotation.Back()
+	if back == nil {
+		return false
+	}
+	long := back.Value.(*walk)
+	last := len(long.waiting) - 1
+	if last <= 2*len(wk.waiting) || long.waiting[last].state != waiting || !long.waiting[last].queued {
+		return false
+	}
+	j := long.waiting[last] // to take the last from a heap leaves a heap
+	long.waiting[last] = nil
+	long.waiting = long.waiting[:last]
+	w.dropLocked(j)
+	return true
 }
 
 // lookLaterLocked has the queue rows read again after a while.
