@@ -386,12 +386,11 @@ func (l *announcedList) add(msg []byte) error {
 		return errEnough
 	}
 	var h pb.Head
+	var id blockID
 	err := proto.Unmarshal(msg, &h)
-	if err != nil {
-		l.err = err
-		return nil
+	if err == nil {
+		id, err = blockIDFromBytes(h.GetCid())
 	}
-	id, err := blockIDFromBytes(h.GetCid())
 	if err != nil {
 		l.err = err
 		return nil

@@ -136,9 +136,9 @@ func (w *walker) claim(j *job, r room) (_ room, ok bool) {
 
 // tryClaim claims room for a block that came inline.
 func (w *walker) tryClaim(raw []byte) (room, bool) {
+	r := w.lanes.roomFor(raw) // it reads all of raw: not under the lock
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := w.lanes.roomFor(raw)
 	return r, r.claimLocked()
 }
 

@@ -307,9 +307,7 @@ func (c *dagChange) uncover(ctx context.Context, above *mark) error {
 		switch {
 		case child.state != pending || child.covered:
 		case above.covered && child.tip.DAGName == above.tip.DAGName:
-			covered := *child
-			covered.covered = true
-			c.setMark(link, &covered)
+			c.cover(link, child)
 		default:
 			c.roots.add(link, child.tip)
 		}
@@ -328,12 +326,17 @@ func (c *dagChange) removeTops(ctx context.Context, ids []blockID) error {
 			return err
 		}
 		if m.state == pending {
-			gone := *m
-			gone.covered = true
-			c.setMark(id, &gone)
+			c.cover(id, m)
 		}
 	}
 	return nil
+}
+
+// cover keeps a pending block from becoming a head.
+func (c *dagChange) cover(id blockID, m *mark) {
+	covered := *m
+	covered.covered = true
+	c.setMark(id, &covered)
 }
 
 // refuse marks a block that will never be merged.

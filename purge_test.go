@@ -14,8 +14,7 @@ func TestPurgedRootNeverBecomesAHead(t *testing.T) {
 	r := net.newReplica(t)
 	liar := net.node()
 	late := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/late")}))
-	raw := liar.blocks[late]
-	r.must(liar.Remove(ctx, late))
+	show := liar.hide(t, late)
 	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/middle")}), late)
 	top := r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle)
 	r.awaitMerged(middle)
@@ -27,7 +26,7 @@ func TestPurgedRootNeverBecomesAHead(t *testing.T) {
 	r.must(r.node.Remove(ctx, top))
 	r.must(liar.Remove(ctx, top))
 
-	r.must(liar.addRaw(late, raw))
+	show()
 	r.awaitMerged(late)
 	waitFor(t, "the purged block to be complete", func() bool { return r.state(top) == complete })
 	if heads, _, err := r.Heads().List(ctx); len(heads) > 0 || err != nil {
