@@ -57,7 +57,9 @@ type Datastore struct {
 //
 // A store that was written in an older format is migrated first, which takes
 // a pass over all its keys and cannot be undone; one of a newer format is
-// refused with ErrNewerVersion. Nothing else may write below namespace.
+// refused with ErrNewerVersion. Nothing else may write below namespace, but
+// for the DAG service, if its blocks lie deeper in it, as in
+// <namespace>/b/blocks/<multihash>.
 //
 // Call Close before closing the store, the DAG service or the broadcaster.
 func New(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast Broadcaster, opts *Options) (*Datastore, error) {

@@ -417,7 +417,7 @@ func (c *dagChange) tell(ctx context.Context, parent, child blockID) error {
 func (c *dagChange) parents(ctx context.Context, child blockID) ([]blockID, error) {
 	var ids []blockID
 	if c.waiting {
-		for e, err := range c.store.rows(ctx, c.store.keys.waitingOn(child), true, 0) {
+		for e, err := range c.store.rowsOf(ctx, c.store.keys.waitingOn(child), 1, true) {
 			if err != nil {
 				return nil, err
 			}

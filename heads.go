@@ -104,18 +104,21 @@ func (f *frontier) set(heads, roots tips) {
 // load reads the frontier from the store.
 func (f *frontier) load(ctx context.Context, store *rowStore) error {
 	heads, roots := make(tips), make(tips)
-	for e, err := range store.rows(ctx, store.keys.heads, false, 0) {
+	for e, err := range store.rowsOf(ctx, store.keys.heads, 1, false) {
 		if err := heads.read("", e.Key, e.Value, err); err != nil {
 			return err
 		}
 	}
-	for e, err := range store.rows(ctx, store.keys.dagHeads, false, 0) {
-		name, _, _ := splitID(e.Key)
+	for e, err := range store.rowsOf(ctx, store.keys.dagHeads, 2, false) {
+		name, id, _ := splitID(e.Key)
+		if checkBytes(id, e.Value) == nil {
+			continue // no head of a DAG named "blocks", but a block kept there
+		}
 		if err := heads.read(strings.Trim(name, "/"), e.Key, e.Value, err); err != nil {
 			return err
 		}
 	}
-	for e, err := range store.rows(ctx, store.keys.roots, false, 0) {
+	for e, err := range store.rowsOf(ctx, store.keys.roots, 1, false) {
 		_, n := binary.Uvarint(e.Value)
 		if err := roots.read(string(e.Value[max(n, 0):]), e.Key, e.Value, err); err != nil {
 			return err

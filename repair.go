@@ -177,7 +177,7 @@ func (r *repairer) isKnown(ctx context.Context, id blockID) bool {
 // takes less time than to look up one after the other.
 func (r *repairer) known(ctx context.Context) (map[blockID]bool, error) {
 	ids := make(map[blockID]bool)
-	for e, err := range r.store.rows(ctx, r.store.keys.blocks, true, 0) {
+	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, true) {
 		if err != nil {
 			return nil, err
 		}

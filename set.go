@@ -213,7 +213,7 @@ func (c *setChange) live(ctx context.Context, key string) ([]blockID, error) {
 func (c *setChange) losers(ctx context.Context, k *keyChange) ([]*loser, error) {
 	var all []*loser
 	if k.losersStored {
-		for e, err := range c.store.rows(ctx, c.store.keys.losersOf(k.key), false, 0) {
+		for e, err := range c.store.rowsOf(ctx, c.store.keys.losersOf(k.key), 1, false) {
 			if err != nil {
 				return nil, err
 			}

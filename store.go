@@ -8,6 +8,7 @@ import (
 	"iter"
 	"reflect"
 	"slices"
+	"strings"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
@@ -102,7 +103,20 @@ func (s *rowStore) rows(ctx context.Context, prefix string, keysOnly bool, limit
 	}
 }
 
-// any tells whether there is a row under a prefix.
+// rowsOf yields the rows whose names go on for just so many parts under a
+// prefix. What lies deeper is not ours: users may keep their blocks there, at
+// <prefix>/blocks/<id>, and those have names like our own rows.
+func (s *rowStore) rowsOf(ctx context.Context, prefix string, parts int, keysOnly bool) iter.Seq2[query.Entry, error] {
+	return func(yield func(query.Entry, error) bool) {
+		for e, err := range s.rows(ctx, prefix, keysOnly, 0) {
+			if (err != nil || strings.Count(e.Key, "/") == parts) && !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// any tells whether there is a row under a prefix, of whatever kind.
 func (s *rowStore) any(ctx context.Context, prefix string) (bool, error) {
 	for _, err := range s.rows(ctx, prefix, true, 1) {
 		return true, err // an error leaves it open

@@ -581,7 +581,7 @@ func (w *walker) len() int {
 func (w *walker) resume(ctx context.Context, store *rowStore) error {
 	var sample []wanted
 	seen := 0
-	for e, err := range store.rows(ctx, store.keys.queue, false, 0) {
+	for e, err := range store.rowsOf(ctx, store.keys.queue, 1, false) {
 		if err != nil {
 			return err
 		}
