@@ -314,7 +314,7 @@ func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*
 		// A write must win over what it replaces, even if that came from
 		// another DAG or claims a height beyond all others.
 		clear = clear || k.win.priority == maxPriority
-		p.priority = max(p.priority, min(k.win.priority+1, maxPriority))
+		p.priority = max(p.priority, k.nextPriority())
 	}
 	if ch.put {
 		p.element(&pb.Element{Key: ch.key, Value: ch.value})

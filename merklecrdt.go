@@ -53,8 +53,11 @@ func NewMerkleCRDT(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGServi
 }
 
 // Publish makes a delta a block on top of the heads of its DAG, merges it and
-// announces it. It sets the delta's priority, and returns the new head. The
-// delta may be empty: then the block only joins the heads. It fails with
+// announces it. It sets the delta's priority, above the heads of the DAG and
+// above the values that its keys have, and returns the new head. Where a value
+// has the greatest priority already, the delta gets it too, and the greater
+// value wins; unless the delta removes the old versions, which Set().Rmv finds.
+// The delta may be empty: then the block only joins the heads. It fails with
 // ErrInvalidBlock for a delta that no peer would accept, and with ErrTooLarge.
 func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 	ctx, end, err := m.begin(ctx)
@@ -64,8 +67,11 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 	defer end()
 	var b *block
 	err = m.do(ctx, func(c *commit) error {
-		d.SetPriority(c.dag.height(d.GetDagName()))
-		err := c.publish(context.WithoutCancel(ctx), []Delta{d})
+		ctx := context.WithoutCancel(ctx)
+		if err := c.rank(ctx, d); err != nil {
+			return err
+		}
+		err := c.publish(ctx, []Delta{d})
 		if err == nil {
 			b = c.made[0]
 		}
@@ -75,6 +81,28 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 		return Head{}, err
 	}
 	return b.head(), nil
+}
+
+// rank sets the priority of a delta that is to be published.
+func (c *commit) rank(ctx context.Context, d Delta) error {
+	d.SetPriority(c.dag.height(d.GetDagName()))
+	content, err := checkDelta(d)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+	}
+	if err := c.set.loadAhead(ctx, appendKeys(nil, content.elements)); err != nil {
+		return err
+	}
+	priority := content.priority
+	for _, e := range content.elements {
+		k, err := c.set.load(ctx, e.GetKey())
+		if err != nil {
+			return err
+		}
+		priority = max(priority, k.nextPriority())
+	}
+	d.SetPriority(priority)
+	return nil
 }
 
 // IsProcessed tells whether a block has been merged.

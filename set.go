@@ -374,6 +374,14 @@ func (k *keyChange) setLoser(id blockID, l *loser) {
 // wonBy tells whether the winner is known to be the version of block id.
 func (k *keyChange) wonBy(id blockID) bool { return k.win != nil && !k.unresolved && k.win.id == id }
 
+// nextPriority is what a write must have to win over what the key has now.
+func (k *keyChange) nextPriority() uint64 {
+	if k.win == nil {
+		return 1
+	}
+	return min(k.win.priority, maxPriority-1) + 1
+}
+
 func (k *keyChange) lose(v version) {
 	if l := k.losers[v.id]; l == nil || v.beats(&l.version) {
 		k.setLoser(v.id, &loser{version: v, known: true})
