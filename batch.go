@@ -401,11 +401,11 @@ func (c *commit) links(dagName string) []blockID {
 	return heads[:min(len(heads), c.blocks.maxLinks())]
 }
 
-// build makes a delta a block that is not known yet. On top of a head that is
-// new itself every block is. But where a DAG starts again after a purge, or on
-// a head that a user put back, the same delta may make a block that was merged
-// before.
+// build makes a delta a block that is not known yet. A tag sees to that. A delta
+// without one may make a block that was merged before, where a DAG starts again
+// after a purge or on a head that a user put back: then it gets another priority.
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
+	tagged := c.blocks.tag(d)
 	for {
 		name := d.GetDagName()
 		heads := c.links(name)
@@ -415,7 +415,7 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 			return nil, err
 		}
 		c.dag.assume(complete, skips...)
-		if len(heads) > 0 && c.fresh[name] {
+		if tagged {
 			c.dag.assume(unknown, b.id)
 		}
 		m, err := c.dag.mark(ctx, b.id)

@@ -26,11 +26,10 @@ type committer struct {
 	tombstones bool    // the store may hold tombstones
 	waiting    bool    // the store may hold rows of waiting blocks
 	skips      skips
-	fresh      map[string]bool // DAGs with a head that is, or is above, a block made since the start
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips), fresh: make(map[string]bool)}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips)}
 	c.failed, c.reloaded, c.published = func() {}, func() {}, func([]*block) {}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
@@ -195,9 +194,6 @@ func (c *commit) finish(ctx context.Context) error {
 	for _, id := range c.dag.completed {
 		tip := c.dag.marks[id].tip
 		c.skips.note(tip.DAGName, tip.Height, id)
-	}
-	for _, b := range c.made {
-		c.fresh[b.delta.dag] = true
 	}
 	c.tell()
 	return nil

@@ -85,7 +85,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		opts:   opts,
 		log:    opts.Logger,
 		store:  rows,
-		blocks: &blockStore{dag: dagSyncer, newDelta: newDelta, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
+		blocks: &blockStore{dag: dagSyncer, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
 		hooks:  newHookQueue(opts),
 		stop:   stop,
 	}

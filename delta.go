@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"crypto/rand"
 	"fmt"
 	"math"
 
@@ -67,6 +68,31 @@ func (d *pbDelta) Marshal() ([]byte, error) {
 
 func (d *pbDelta) IsEmpty() bool {
 	return len(d.msg.GetElements()) == 0 && len(d.msg.GetTombstones()) == 0
+}
+
+// tagLength is the length of a tag in bytes.
+const tagLength = 8
+
+func randomTag() []byte {
+	tag := make([]byte, tagLength)
+	_, _ = rand.Read(tag) // never fails
+	return tag
+}
+
+// tag makes a delta that adds elements differ from every other, and tells whether
+// it did. A version is named by its block, and a tombstone must not remove the
+// equal one of another writer, or one that is put later. Deltas of users' own
+// types are theirs to tell apart.
+func (s *blockStore) tag(d Delta) bool {
+	ours, ok := d.(*pbDelta)
+	if !ok {
+		return false
+	}
+	ours.msg.Tag = nil
+	if len(ours.msg.GetElements()) > 0 {
+		ours.msg.Tag = s.newTag()
+	}
+	return ours.msg.Tag != nil
 }
 
 // A change set as the replica works with it: a Delta that has passed the

@@ -14,6 +14,9 @@
 //   - A block is a delta in a dag-pb node that links to the blocks it was
 //     built on, and sometimes, by a skip link, to a much older one. Its CID
 //     names it for ever. Blocks are kept by the DAG service.
+//   - A tag is 8 random bytes in each delta that adds elements, so that equal
+//     Puts, of two writers or of one, are different blocks. Deltas of users' own
+//     types have none.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get

@@ -382,7 +382,6 @@ func (h headsView) replace(ctx context.Context, old []cid.Cid, new Head) error {
 		return err
 	}
 	return h.d.do(ctx, func(c *commit) error {
-		clear(c.fresh) // what is made next may have been made before
 		last := len(ids) - 1
 		for _, id := range ids[:last] {
 			c.dag.heads.remove(id)

@@ -42,6 +42,7 @@ type block struct {
 type blockStore struct {
 	dag      ipld.DAGService
 	newDelta func() Delta
+	newTag   func() []byte
 	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
 	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
@@ -56,7 +57,8 @@ func (s *blockStore) maxLinks() int { return s.maxSize / 2 / linkSize }
 // linkSize is at least what one link adds to a block.
 const linkSize = 48
 
-// frameSize is at least what a block needs beside its links and elements.
+// frameSize is at least what a block needs beside its links and elements: a tag,
+// a priority, and lengths.
 const frameSize = 64
 
 // room is how many bytes of elements fit a block on that many heads.

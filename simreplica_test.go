@@ -2,8 +2,10 @@ package crdt
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing/synctest"
@@ -84,6 +86,8 @@ func (r *simReplica) start() {
 		return
 	}
 	r.MerkleCRDT, r.peer, r.mirror, r.down = m, peer, mirror, false
+	tags := rand.New(rand.NewPCG(r.s.rng.Uint64(), 0)) // the same ids in each run of a seed
+	m.Datastore.blocks.newTag = func() []byte { return binary.BigEndian.AppendUint64(nil, tags.Uint64()) }
 	r.checkReopened()
 	mirror.begin(r.pairs())
 	close(peer.up)

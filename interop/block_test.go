@@ -25,6 +25,7 @@ type delta struct {
 	tombstones []tombstone
 	priority   uint64
 	dag        string
+	tag        string // what makes it another delta than an equal one; ours have one
 }
 
 type element struct{ key, value string }
@@ -88,7 +89,7 @@ func (d delta) encode() []byte {
 	if d.priority > 0 {
 		b = appendUint(b, 3, d.priority)
 	}
-	return appendText(b, 4, d.dag)
+	return appendText(appendText(b, 4, d.dag), 101, d.tag)
 }
 
 // announcement is the broadcast that announces heads.

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 )
@@ -67,6 +68,9 @@ func (g *generator) step() {
 	}
 	d := delta{dag: pick(g.rng, g.dags)}
 	g.fill(w, &d)
+	if len(d.elements) > 0 && g.chance(2) {
+		d.tag = string(binary.BigEndian.AppendUint64(nil, g.rng.Uint64()))
+	}
 	heads := headsOf(w.of(d.dag))
 	d.priority = g.priority(heads)
 	b := newBlock(d, heads, g.skips(w, heads)...)

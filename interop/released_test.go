@@ -56,6 +56,21 @@ func TestReleasedUncoversTheGreaterOfAKeyTwiceIfItIsLast(t *testing.T) {
 	agrees(t, chained(puts(element{"/k", "a"}, element{"/k", "z"}), puts(element{"/k", "over"}), removes("/k", 1)))
 }
 
+// Equal puts that differ in their tags are two versions: to remove one leaves the other.
+func TestReleasedSkipsTheTag(t *testing.T) {
+	put := delta{elements: []element{{"/k", "x"}}, priority: 1}
+	var blocks []*dagBlock
+	for _, put.tag = range []string{"8 random", "\xff\x00\x80 more", ""} {
+		blocks = append(blocks, newBlock(put, nil))
+	}
+	agrees(t, blocks)
+	for i := range blocks {
+		removal := newBlock(delta{tombstones: []tombstone{{"/k", blocks[i].id()}}, priority: 2}, blocks[i:i+1])
+		blocks = append(blocks, removal)
+		agrees(t, blocks)
+	}
+}
+
 func TestReleasedHasElementAndTombstoneOfAKeyInABlock(t *testing.T) {
 	agrees(t, chained(puts(element{"/k", "z"}), func(below []*dagBlock) delta {
 		d := removes("/k", 0)(below)

@@ -138,9 +138,13 @@ type Delta struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Elements []*Element             `protobuf:"bytes,1,rep,name=elements,proto3" json:"elements,omitempty"`
 	// Tombstones name removed versions by key and id; they carry no value.
-	Tombstones    []*Element `protobuf:"bytes,2,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
-	Priority      uint64     `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
-	DagName       string     `protobuf:"bytes,4,opt,name=dagName,proto3" json:"dagName,omitempty"`
+	Tombstones []*Element `protobuf:"bytes,2,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	Priority   uint64     `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	DagName    string     `protobuf:"bytes,4,opt,name=dagName,proto3" json:"dagName,omitempty"`
+	// Random bytes, so that no two deltas that add elements are equal: a tombstone
+	// names the block of a version, and must not remove another writer's. Readers do
+	// not look at them.
+	Tag           []byte `protobuf:"bytes,101,opt,name=tag,proto3" json:"tag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +205,13 @@ func (x *Delta) GetDagName() string {
 		return x.DagName
 	}
 	return ""
+}
+
+func (x *Delta) GetTag() []byte {
+	if x != nil {
+		return x.Tag
+	}
+	return nil
 }
 
 // Element is a key with its value, or, as a tombstone, a removed version.
@@ -276,14 +287,15 @@ const file_crdt_proto_rawDesc = "" +
 	"\x04Head\x12\x10\n" +
 	"\x03Cid\x18\x01 \x01(\fR\x03Cid\x12\x18\n" +
 	"\aDagName\x18\x02 \x01(\tR\aDagName\x12\x14\n" +
-	"\x05block\x18d \x01(\fR\x05block\"\xaf\x01\n" +
+	"\x05block\x18d \x01(\fR\x05block\"\xc1\x01\n" +
 	"\x05Delta\x12,\n" +
 	"\belements\x18\x01 \x03(\v2\x10.crdt.pb.ElementR\belements\x120\n" +
 	"\n" +
 	"tombstones\x18\x02 \x03(\v2\x10.crdt.pb.ElementR\n" +
 	"tombstones\x12\x1a\n" +
 	"\bpriority\x18\x03 \x01(\x04R\bpriority\x12\x18\n" +
-	"\adagName\x18\x04 \x01(\tR\adagNameJ\x04\b\x05\x10\x06J\x04\b\x06\x10\aJ\x04\b\a\x10\b\"G\n" +
+	"\adagName\x18\x04 \x01(\tR\adagName\x12\x10\n" +
+	"\x03tag\x18e \x01(\fR\x03tagJ\x04\b\x05\x10\x06J\x04\b\x06\x10\aJ\x04\b\a\x10\b\"G\n" +
 	"\aElement\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
