@@ -126,7 +126,8 @@
 //	/b/<id>                 the mark of a block: see below
 //	/d                      there while the datastore is dirty
 //	/bs                     there while it is open, and after a crash
-//	/crdt_version           uvarint of the format plus 1
+//	/crdt_version           one byte: the format plus 1, and 128, which the old
+//	                        module fails on
 //	----
 //	/q/<id>                 a missing block that a merged one links to, or one
 //	                        whose parents have still to be told that it is

@@ -50,20 +50,40 @@ func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log loggi
 	if err := store.recover(ctx); err != nil {
 		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
 	}
-	if version == formatVersion {
-		return nil
+	if version < formatVersion {
+		m := &migration{store: store, blocks: blocks, log: log, records: make(map[string]*record)}
+		if err := m.run(ctx, version); err != nil {
+			return fmt.Errorf("crdt: migrating the store from format %d: %w", version, err)
+		}
 	}
-	m := &migration{store: store, blocks: blocks, log: log, records: make(map[string]*record)}
-	if err := m.run(ctx, version); err != nil {
-		return fmt.Errorf("crdt: migrating the store from format %d: %w", version, err)
-	}
-	return store.Put(ctx, store.keys.version, binary.AppendUvarint(nil, formatVersion+1))
+	return stampVersion(ctx, store)
 }
 
+// stampVersion says in the store that it is of formatVersion.
+func stampVersion(ctx context.Context, store *rowStore) error {
+	stamp := []row{{key: store.keys.version, value: []byte{versionRow}}}
+	if done, err := store.holds(ctx, stamp); done || err != nil {
+		return err
+	}
+	return store.Put(ctx, stamp[0].key, stamp[0].value)
+}
+
+// versionRow is the format plus 1 with the bit set by which a uvarint goes on:
+// one that has no end. The old module fails on it. It takes a number that it
+// does not know for its own, shows the store empty, and writes to it.
+const versionRow = unended | (formatVersion + 1)
+
+const unended = 1 << 7
+
+// storedVersion also reads the plain uvarint of formats 0 and 1, which stores of
+// format 2 had at first.
 func storedVersion(ctx context.Context, store *rowStore) (uint64, error) {
 	b, found, err := store.get(ctx, store.keys.version)
 	if err != nil || !found {
 		return 0, err
+	}
+	if len(b) == 1 {
+		b = []byte{b[0] &^ unended}
 	}
 	v, n := binary.Uvarint(b)
 	if n <= 0 || v == 0 {

@@ -256,8 +256,8 @@ func checkMigrated(t *testing.T, r *replica) {
 		}
 	}
 	version, err := r.store.Get(ctx, testNamespace.ChildString("crdt_version"))
-	if want := binary.AppendUvarint(nil, 3); err != nil || string(version) != string(want) {
-		t.Errorf("the version row is %x (%v), want %x", version, err, want)
+	if err != nil || string(version) != "\x83" {
+		t.Errorf("the version row is %x (%v), want 83", version, err)
 	}
 	for _, row := range r.rowsUnder("/s/t") {
 		_, id, ok := splitID(row.Key)
@@ -800,7 +800,8 @@ func TestNewerVersionIsRefusedAndNothingTouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, o := range map[string]*oldStore{
-		"next format":             writtenStore(t, "old-v1-joined").with("/crdt_version", 4),
+		"next format":             writtenStore(t, "old-v1-joined").with("/crdt_version", 0x84),
+		"next format, as uvarint": writtenStore(t, "old-v1-joined").with("/crdt_version", 4),
 		"far future":              writtenStore(t, "old-v1-joined").with("/crdt_version", 0xff, 0x7f),
 		"not closed":              writtenStore(t, "old-v1-joined").with("/crdt_version", 4).with("/bs"),
 		"in the midst of a write": writtenStore(t, "old-v1-joined").with("/crdt_version", 4).with("/w", redo...),
@@ -813,6 +814,17 @@ func TestNewerVersionIsRefusedAndNothingTouched(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The first stores of format 2 had a version row that the old module does not
+// refuse.
+func TestPlainVersionRowIsReplaced(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/k", "v")
+	r.must(r.store.Put(ctx, testNamespace.ChildString("crdt_version"), []byte{3}))
+	r.restart()
+	r.holds("with a plain version row,", map[string]string{"/k": "v"})
+	checkMigrated(t, r)
 }
 
 func TestMalformedVersionIsNamed(t *testing.T) {

@@ -125,3 +125,14 @@ func (p *peer) next() (wire.Response, error) {
 	}
 	return resp, nil
 }
+
+// refused runs a peer on a store that it must not open, and gives what it says of it.
+func refused(t *testing.T, k kind, dir string) string {
+	t.Helper()
+	p := &peer{t: t, kind: k, dir: dir, cmd: exec.Command(k.program("peer"), "-dir", dir)}
+	if p.run() == nil {
+		t.Fatalf("the %s peer opens the store", k.name)
+	}
+	_ = p.cmd.Wait()
+	return p.stderr.String()
+}
