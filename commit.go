@@ -55,7 +55,10 @@ type commit struct {
 	set  *setChange
 	dag  *dagChange
 	made []*block // published by it: for the DAG service, before all else
-	rows []row    // what it writes, once that is known
+
+	// Once that is known:
+	rows   []row   // what it writes
+	events []event // what the hooks are told when it is written
 }
 
 // beginLocked starts a commit. The caller has the turn. A commit that is not
@@ -180,6 +183,7 @@ func (c *commit) finish(ctx context.Context) error {
 	if len(c.rows) == 0 {
 		return nil
 	}
+	c.events = c.hooks.eventsOf(c.set.order) // now: once the write has failed, the caller may reuse the values
 	if err := c.blocks.addAll(ctx, c.made); err != nil {
 		return err
 	}
@@ -201,7 +205,7 @@ func (c *commit) finish(ctx context.Context) error {
 
 // tell has the hooks run and the new blocks announced.
 func (c *commit) tell() {
-	c.hooks.push(c.set.order)
+	c.hooks.push(c.events)
 	c.published(c.made)
 }
 

@@ -42,19 +42,26 @@ func newHookQueue(opts *Options) *hookQueue {
 	return q
 }
 
-// push adds the events of a commit. The caller holds the commit's turn, which
-// keeps the order.
-func (q *hookQueue) push(changed []*keyChange) {
+// eventsOf returns what there is to tell about the keys of a commit. It keeps
+// nothing of theirs.
+func (q *hookQueue) eventsOf(changed []*keyChange) (events []event) {
 	if q.onPut == nil && q.onDelete == nil {
-		return
+		return nil
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	for _, k := range changed {
 		if e, ok := k.event(); ok {
-			q.events = append(q.events, e)
+			events = append(events, e)
 		}
 	}
+	return events
+}
+
+// push adds the events of a commit. The caller holds the commit's turn, which
+// keeps the order.
+func (q *hookQueue) push(events []event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.events = append(q.events, events...)
 }
 
 // run runs the hooks for what has been pushed so far.
