@@ -426,7 +426,8 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	}
 }
 
-// batch collects writes in memory until Commit.
+// batch collects writes in memory until Commit. The mutex is not held while they
+// are committed: hooks may use the batch.
 type batch struct {
 	store *Datastore
 
@@ -440,38 +441,54 @@ func (b *batch) Put(ctx context.Context, key ds.Key, value []byte) error {
 	if err := b.store.checkPut(key, value); err != nil {
 		return err
 	}
-	return b.change(ctx, func() { b.changes.put(key.String(), slices.Clone(value)) })
+	value = slices.Clone(value)
+	return b.change(ctx, func(c *changes) { c.put(key.String(), value) })
 }
 
 func (b *batch) Delete(ctx context.Context, key ds.Key) error {
 	if err := b.store.checkKey(key); err != nil {
 		return err
 	}
-	return b.change(ctx, func() { b.changes.delete(key.String()) })
+	return b.change(ctx, func(c *changes) { c.delete(key.String()) })
 }
 
-func (b *batch) change(ctx context.Context, f func()) error {
+// change makes a change, and commits the batch if it outgrows its limit by that.
+func (b *batch) change(ctx context.Context, f func(*changes)) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	f()
-	if b.changes.size <= b.store.opts.MaxBatchDeltaSize {
-		return nil
+	f(b.changes)
+	large := b.changes.size > b.store.opts.MaxBatchDeltaSize
+	b.mu.Unlock()
+	if large {
+		return b.Commit(ctx)
 	}
-	return b.commitLocked(ctx)
+	return nil
 }
 
 // Commit publishes what is in the batch as one delta. Afterwards the batch is
-// empty and may be used again; after an error it is as it was.
+// empty and may be used again; after an error it is as it was. Commits that run
+// at once do not wait for each other: each is about what was put in since the
+// other took the rest, and either may come first.
 func (b *batch) Commit(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.commitLocked(ctx)
+	taken := b.take()
+	err := b.store.write(ctx, taken)
+	if err != nil {
+		b.putBack(taken)
+	}
+	return err
 }
 
-func (b *batch) commitLocked(ctx context.Context) error {
-	if err := b.store.write(ctx, b.changes); err != nil {
-		return err
-	}
+func (b *batch) take() *changes {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	taken := b.changes
 	b.changes = &changes{}
-	return nil
+	return taken
+}
+
+// putBack puts what was not committed below what has come since.
+func (b *batch) putBack(taken *changes) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	taken.add(b.changes)
+	b.changes = taken
 }

@@ -178,8 +178,7 @@
 // the DAG service.
 //
 // All other mutexes (writer, frontier, announcer, walker, hookQueue, batch) are
-// held for moments and guard the fields below them, but for a batch's own,
-// which is held while it is committed.
+// held for moments and guard the fields below them.
 //
 // # Invariants
 //

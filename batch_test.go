@@ -1,0 +1,59 @@
+package crdt
+
+import (
+	"errors"
+	"testing"
+
+	ds "github.com/ipfs/go-datastore"
+)
+
+// A hook may use the batch whose commit runs it: what it puts is in the next.
+func TestHookMayUseTheBatchThatRunsIt(t *testing.T) {
+	var b ds.Batch
+	r := newTestNet().newReplica(t, func(o *Options) {
+		o.MaxBatchDeltaSize = 100
+		o.PutHook = func(k ds.Key, v []byte) {
+			if k.String() == "/k" || k.String() == "/large" {
+				_ = b.Put(ctx, ds.NewKey("/index"+k.String()), v[:1])
+			}
+			_ = b.Commit(ctx)
+		}
+	})
+	var err error
+	b, err = r.Batch(ctx)
+	r.must(err)
+	r.must(b.Put(ctx, ds.NewKey("/k"), []byte("v")))
+	awaitNil(t, "Commit", func() error { return b.Commit(ctx) })
+	awaitNil(t, "a Put that outgrows the batch", func() error { return b.Put(ctx, ds.NewKey("/large"), make([]byte, 200)) })
+	waitFor(t, "the hooks", func() bool { return len(r.pairs()) == 4 })
+}
+
+// What a commit that failed had taken is in the batch again, below what came meanwhile.
+func TestFailedCommitPutsItsChangesBackBelowTheNext(t *testing.T) {
+	faulty := newFaultyStore()
+	r := newTestNet().newReplicaOn(t, faulty, silent)
+	r.put("/gone", "v")
+	b, err := r.Batch(ctx)
+	r.must(err)
+	r.must(b.Put(ctx, ds.NewKey("/old"), []byte("1")))
+	r.must(b.Put(ctx, ds.NewKey("/both"), []byte("1")))
+	r.must(b.Delete(ctx, ds.NewKey("/gone")))
+	faulty.failIn(0, 1, false)
+	r.must(r.acquire(ctx))
+	failed := make(chan error)
+	go func() { failed <- b.Commit(ctx) }()
+	r.awaitWriters(1)
+	r.must(b.Put(ctx, ds.NewKey("/both"), []byte("2")))
+	r.must(b.Put(ctx, ds.NewKey("/gone"), []byte("2")))
+	r.release()
+	if err := <-failed; !errors.Is(err, errFault) {
+		t.Fatalf("Commit: %v", err)
+	}
+	r.must(b.Commit(ctx))
+	if got := r.pairs(); len(got) != 3 || got["/old"] != "1" || got["/both"] != "2" || got["/gone"] != "2" {
+		t.Errorf("pairs: %v", got)
+	}
+	if rows := r.rowsUnder("/s/l"); len(rows) > 0 {
+		t.Errorf("%d versions of what was deleted first are left", len(rows))
+	}
+}
