@@ -73,7 +73,7 @@ func (d *Datastore) inspect(ctx context.Context, show func(*block) error) error 
 	}
 	defer end()
 	heads, _ := d.frontier.get()
-	return d.blocks.traverse(ctx, heads.ids(), make(map[blockID]bool), func(_ blockID, b *block, err error) error {
+	return d.blocks.traverse(ctx, heads.ids(), &traversal{}, func(_ blockID, b *block, err error) error {
 		if err != nil {
 			return err
 		}

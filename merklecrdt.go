@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	cid "github.com/ipfs/go-cid"
@@ -125,7 +126,7 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 
 // Traverse calls visit with each block in from and below, each once, parents
 // mostly before children. Blocks that are not here are fetched. It ends at the
-// first error, and returns it. visit is not called concurrently. The CIDs of
+// first error, and returns it; to begin with no block is one. visit is not called concurrently. The CIDs of
 // the blocks visited are kept in memory.
 func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
 	ctx, end, err := m.begin(ctx)
@@ -133,11 +134,14 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 		return err
 	}
 	defer end()
+	if len(from) == 0 {
+		return errors.New("crdt: Traverse needs a block to begin with")
+	}
 	ids, err := cidsToIDs(from)
 	if err != nil {
 		return err
 	}
-	return m.blocks.traverse(ctx, ids, make(map[blockID]bool), func(_ blockID, b *block, err error) error {
+	return m.blocks.traverse(ctx, ids, &traversal{}, func(_ blockID, b *block, err error) error {
 		if err != nil {
 			return err
 		}
@@ -189,7 +193,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 // that cannot be had were purged before.
 func (m *MerkleCRDT) collectDAG(ctx context.Context, dagName string, tops []blockID) ([]blockID, error) {
 	var ids []blockID
-	err := m.blocks.traverse(ctx, tops, make(map[blockID]bool), func(id blockID, b *block, err error) error {
+	err := m.blocks.traverse(ctx, tops, &traversal{}, func(id blockID, b *block, err error) error {
 		if err == nil && b.delta.dag == dagName {
 			ids = append(ids, id)
 		}

@@ -24,7 +24,7 @@ type repairer struct {
 }
 
 // Repair reads every block below the heads and merges those that have not
-// been. It keeps the CIDs of all blocks in memory while it runs, also of those
+// been, or refuses those that break a rule. It keeps the CIDs of all blocks in memory while it runs, also of those
 // that were purged. When all is well it marks the datastore clean; when blocks
 // could not be had, it returns an error and leaves the datastore as dirty as it
 // was.
@@ -124,16 +124,16 @@ func (r *repairer) run(ctx context.Context, interval time.Duration) {
 
 func (r *repairer) repair(ctx context.Context) error {
 	marked := r.marks()
-	found, errs := r.findUnmerged(ctx)
+	found, errs := r.findMissed(ctx)
 	// Children first: then each block is complete when it comes.
-	slices.SortFunc(found, func(a, b wanted) int { return cmp.Compare(a.height, b.height) })
-	for _, w := range found {
-		if err := r.mergeMissed(ctx, w.id); err != nil {
+	slices.SortFunc(found, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
+	for _, m := range found {
+		if err := r.settle(ctx, m); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	if len(found) > 0 {
-		r.log.Infof("repair merged %d blocks", len(found))
+		r.log.Infof("repair has found %d blocks that had not been merged", len(found))
 		r.walker.lookAgain() // what these link to may be missing as well
 	}
 	if len(errs) > 0 {
@@ -142,61 +142,91 @@ func (r *repairer) repair(ctx context.Context) error {
 	return r.markClean(ctx, marked)
 }
 
-// findUnmerged returns the blocks below the heads that have not been merged.
-func (r *repairer) findUnmerged(ctx context.Context) (found []wanted, errs []error) {
+// A missed block has been neither merged nor refused, though one above it has
+// been merged.
+type missed struct {
+	id     blockID
+	height uint64    // 0: it breaks a rule
+	above  []blockID // merged blocks that link to it
+}
+
+// findMissed returns the missed blocks below the heads.
+func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []error) {
 	heads, _ := r.frontier.get()
-	known, err := r.known(ctx)
+	blocks, err := r.known(ctx)
 	if err != nil {
 		return nil, []error{err}
 	}
-	err = r.blocks.traverse(ctx, heads.ids(), known, func(id blockID, b *block, err error) error {
+	t, above := &traversal{blocks: blocks}, make(map[blockID][]blockID)
+	err = r.blocks.traverse(ctx, heads.ids(), t, func(id blockID, b *block, err error) error {
 		switch {
 		case err == nil && b.delta == nil: // known
+			for _, link := range b.links {
+				if t.blocks[link]&known == 0 {
+					above[link] = append(above[link], id)
+				}
+			}
 		case err == nil:
-			found = append(found, wanted{id: id, height: b.delta.priority})
-		case isFinal(err) && r.isKnown(ctx, id):
-			// Merged or refused long ago: the old module let more pass.
+			found = append(found, &missed{id: id, height: b.delta.priority})
+		case !isFinal(err):
+			errs = append(errs, err)
+		case t.blocks[id]&known != 0: // the old module let more pass
 			r.log.Warnf("repair does not go below %s", err)
 		default:
-			errs = append(errs, err)
+			found = append(found, &missed{id: id})
 		}
 		return ctx.Err()
 	})
 	if err != nil {
 		errs = append(errs, err)
 	}
+	for _, m := range found {
+		m.above = above[m.id]
+	}
 	return found, errs
-}
-
-func (r *repairer) isKnown(ctx context.Context, id blockID) bool {
-	known, err := r.store.Has(ctx, r.store.keys.block(id))
-	return known && err == nil
 }
 
 // known returns the blocks that have been merged or refused. To read all marks
 // takes less time than to look up one after the other.
-func (r *repairer) known(ctx context.Context) (map[blockID]bool, error) {
-	ids := make(map[blockID]bool)
+func (r *repairer) known(ctx context.Context) (map[blockID]stage, error) {
+	ids := make(map[blockID]stage)
 	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, true) {
 		if err != nil {
 			return nil, err
 		}
 		if _, id, ok := splitID(e.Key); ok {
-			ids[id] = false
+			ids[id] = known
 		}
 	}
 	return ids, nil
 }
 
-// mergeMissed merges a block that is below a head. It does not become one.
-func (r *repairer) mergeMissed(ctx context.Context, id blockID) error {
-	b, err := r.blocks.get(ctx, r.blocks.dag, id)
+// settle merges a missed block, or refuses it for good.
+func (r *repairer) settle(ctx context.Context, m *missed) error {
+	raw, err := r.blocks.fetch(ctx, r.blocks.dag, m.id)
 	if err != nil {
 		return err
 	}
-	if err := r.blocks.admit(ctx, b); err != nil {
+	b, err := r.blocks.judge(ctx, m.id, raw)
+	switch {
+	case err == nil:
+		b.covered = r.covered(ctx, m, b.delta.dag)
+		return r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+	case !isFinal(err):
 		return err
 	}
-	b.covered = true
-	return r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+	r.log.Warnf("repair refuses a block: %s", err)
+	return r.do(ctx, func(c *commit) error {
+		_, err := c.refuse(ctx, &block{id: m.id})
+		return err
+	})
+}
+
+// covered tells whether a block of the same DAG has been merged above a missed
+// one, which then must not become a head. What cannot be read is taken for one.
+func (r *repairer) covered(ctx context.Context, m *missed, dagName string) bool {
+	return slices.ContainsFunc(m.above, func(id blockID) bool {
+		b, err := r.blocks.get(ctx, r.blocks.dag, id)
+		return err != nil || b.delta.dag == dagName
+	})
 }

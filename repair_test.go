@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"testing"
 
+	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
@@ -80,5 +82,52 @@ func TestBlocksInsideTheNamespace(t *testing.T) {
 				t.Error("the gap was not found")
 			}
 		})
+	}
+}
+
+// A gap may be a block that breaks a rule of today. It is refused, once.
+func TestRepairRefusesAMissedBlock(t *testing.T) {
+	r := &replica{t: t, store: newAtomicStore(), node: newTestNet().node(), opts: testOptions()}
+	r.open()
+	defer func() { r.must(r.Close()) }() // and no check of the store: the history of its head is not complete
+	r.put("/forbidden/k", "v")
+	bad, err := blockIDOf(r.head())
+	r.must(err)
+	r.put("/k", "v")
+	for _, k := range []ds.Key{r.Datastore.store.keys.block(bad), r.Datastore.store.keys.record("/forbidden/k")} {
+		r.must(r.store.Delete(ctx, k))
+	}
+	forbid(r.opts)
+	r.restart()
+	r.MarkDirty(ctx)
+	r.must(r.Repair(ctx))
+	if r.state(bad.Cid()) != refused || r.IsDirty(ctx) || r.get("/forbidden/k") != "(none)" {
+		t.Errorf("after the repair: state %d, dirty %v", r.state(bad.Cid()), r.IsDirty(ctx))
+	}
+}
+
+// A block that a repair finds below a head of another DAG is a head of its own,
+// and one below a head of its own DAG is not.
+func TestRepairMakesHeadsOfOtherDAGs(t *testing.T) {
+	net := newTestNet()
+	r, liar := net.newReplica(t), net.node()
+	first := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/first")}))
+	second := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/second")}), first)
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 3, Elements: oneElement("/main")}, second))
+	waitFor(t, "the heads", func() bool { return len(r.InternalStats(ctx).Heads) == 2 })
+	want := r.InternalStats(ctx).Heads
+	r.must(r.Close())
+	for _, c := range []cid.Cid{first, second} { // a gap, as the old module may leave
+		id, err := blockIDOf(c)
+		r.must(err)
+		for _, k := range []ds.Key{r.Datastore.store.keys.block(id), r.Datastore.store.keys.head(id, HeadValue{DAGName: "x"})} {
+			r.must(r.store.Delete(ctx, k))
+		}
+	}
+	r.open()
+	r.MarkDirty(ctx)
+	r.must(r.Repair(ctx))
+	if got := r.InternalStats(ctx).Heads; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("heads after the repair: %v, want %v", got, want)
 	}
 }

@@ -386,6 +386,9 @@ func TestTraverseAndDraw(t *testing.T) {
 	if len(seen) != 21 {
 		t.Errorf("%d blocks, want 21", len(seen))
 	}
+	if err := a.Traverse(ctx, nil, func(ipld.Node) error { return nil }); err == nil {
+		t.Error("Traverse from nowhere succeeded")
+	}
 	var dot bytes.Buffer
 	a.must(a.DotDAG(ctx, &dot))
 	// 9 in each branch and 2 that join them; in each branch a skip link.

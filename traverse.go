@@ -11,14 +11,25 @@ import (
 // A traversal reads the blocks below others, several at a time. Its fields
 // belong to the goroutine that runs it.
 type traversal struct {
-	visited map[blockID]bool // also has what the caller knows, as not visited yet
-	todo    []toRead
+	// What the caller may set:
+	blocks map[blockID]stage                            // all that it has come across
+	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
+
+	todo    []blockID
 	running int
 }
 
+// A stage says how far a traversal is with a block.
+type stage byte
+
+const (
+	known stage = 1 << iota // to the caller, who needs no more than its links
+	begun                   // it has been read, or will be
+)
+
 type toRead struct {
 	id    blockID
-	known bool // to the caller
+	known bool
 }
 
 // A traversed block is one that was read, or could not be.
@@ -29,10 +40,10 @@ type traversed struct {
 }
 
 // traverse calls visit with each block in from and below, once, and with the
-// error where one could not be read. Of blocks in known it reads the links
-// alone. It ends at the first error that visit returns. visit is called with
-// one block at a time. known is changed.
-func (s *blockStore) traverse(ctx context.Context, from []blockID, known map[blockID]bool, visit func(blockID, *block, error) error) error {
+// error where one could not be read. It ends at the first error that visit
+// returns. enter and visit are called by one goroutine. A traversal may go on
+// from other blocks once it has ended.
+func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal, visit func(blockID, *block, error) error) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -42,6 +53,9 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, known map[blo
 
 	blocks, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
 	defer close(blocks)
+	if t.blocks == nil {
+		t.blocks = make(map[blockID]stage)
+	}
 	for range fetchesPerWorker {
 		workers.Go(func() {
 			limit := requestLimit{parent: ctx, timeout: s.timeout}
@@ -52,8 +66,9 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, known map[blo
 			}
 		})
 	}
-	t := &traversal{visited: known}
-	t.add(from)
+	if err := t.add(ctx, from); err != nil {
+		return err
+	}
 	for t.running+len(t.todo) > 0 {
 		for t.running < fetchesPerWorker && len(t.todo) > 0 {
 			blocks <- t.next()
@@ -63,8 +78,11 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, known map[blo
 		if err := visit(r.id, r.b, r.err); err != nil {
 			return err
 		}
-		if r.err == nil {
-			t.add(r.b.links)
+		if r.err != nil {
+			continue
+		}
+		if err := t.add(ctx, r.b.links); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()
@@ -82,20 +100,29 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 	return s.decode(r.id, raw)
 }
 
-func (t *traversal) add(ids []blockID) {
+func (t *traversal) add(ctx context.Context, ids []blockID) error {
 	for _, id := range ids {
-		if visited, known := t.visited[id]; !visited {
-			t.visited[id] = true
-			t.todo = append(t.todo, toRead{id, known})
+		if t.blocks[id]&begun != 0 {
+			continue
 		}
+		if t.enter != nil {
+			if ok, err := t.enter(ctx, id); err != nil {
+				return err
+			} else if !ok {
+				continue
+			}
+		}
+		t.blocks[id] |= begun
+		t.todo = append(t.todo, id)
 	}
+	return nil
 }
 
 func (t *traversal) next() toRead {
-	r := t.todo[0]
+	id := t.todo[0]
 	t.todo = t.todo[1:]
 	t.running++
-	return r
+	return toRead{id, t.blocks[id]&known != 0}
 }
 
 // A requestLimit limits requests that one goroutine makes one after the other.
