@@ -1,6 +1,6 @@
 module github.com/ipfs/go-ds-crdt
 
-go 1.26
+go 1.25.7
 
 require (
 	github.com/anishathalye/porcupine v1.3.1

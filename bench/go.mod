@@ -1,6 +1,6 @@
 module github.com/ipfs/go-ds-crdt/bench
 
-go 1.26
+go 1.25.7
 
 replace github.com/ipfs/go-ds-crdt => ..
 

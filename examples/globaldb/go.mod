@@ -1,6 +1,6 @@
 module github.com/ipfs/go-ds-crdt/examples/globaldb
 
-go 1.26
+go 1.25.7
 
 require (
 	github.com/ipfs/boxo v0.41.0
