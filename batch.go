@@ -112,6 +112,7 @@ type pendingWrite struct {
 	taken   bool          // guarded by writer.mu: somebody has begun to commit it
 	err     error         // set before done is closed
 	done    chan struct{} // closed when the write has been committed or has failed
+	told    chan struct{} // closed some time later: its leader has run hooks
 }
 
 // The writer commits local writes in groups: whoever gets the turn takes along
@@ -125,13 +126,23 @@ type writer struct {
 	queue []*pendingWrite
 }
 
-// write commits changes together with those of other writers. If ctx ends
-// before that has begun, nothing is written.
+// write commits changes, and waits for the hooks to catch up if they are far
+// behind. If ctx ends before the commit has begun, nothing is written.
 func (w *writer) write(ctx context.Context, c *changes) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	p := &pendingWrite{changes: c, done: make(chan struct{})}
+	p := &pendingWrite{changes: c, done: make(chan struct{}), told: make(chan struct{})}
+	err := w.join(ctx, p)
+	if err == nil {
+		w.hooks.await(ctx, p.told)
+		w.hooks.yield(ctx)
+	}
+	return err
+}
+
+// join commits a write together with those of others.
+func (w *writer) join(ctx context.Context, p *pendingWrite) error {
 	w.mu.Lock()
 	w.queue = append(w.queue, p)
 	w.mu.Unlock()
@@ -146,7 +157,7 @@ func (w *writer) write(ctx context.Context, c *changes) error {
 			<-p.done
 			return p.err
 		case <-w.turn:
-			if w.isTaken(p) { // and its leader runs the hooks, which may take long
+			if w.isTaken(p) { // and its leader is about to say how it went
 				w.release()
 				<-p.done
 				return p.err
@@ -175,9 +186,21 @@ func (w *writer) withdraw(p *pendingWrite) bool {
 
 var errAborted = errors.New("crdt: the write was aborted by a panic")
 
-// lead commits one group. The caller has the turn; lead releases it.
+// lead commits one group. The caller has the turn; lead releases it. The others
+// learn of the commit before the hooks run: a hook may wait for one of them.
 func (w *writer) lead(ctx context.Context) {
 	group := w.take()
+	defer func() { // also when a hook panics
+		for _, p := range group {
+			close(p.told)
+		}
+	}()
+	w.settle(ctx, group)
+	w.hooks.run()
+}
+
+// settle commits a group and lets its writers know.
+func (w *writer) settle(ctx context.Context, group []*pendingWrite) {
 	err := errAborted
 	defer func() {
 		for _, p := range group {
@@ -188,7 +211,6 @@ func (w *writer) lead(ctx context.Context) {
 		}
 	}()
 	err = w.commitGroup(ctx, group)
-	w.hooks.run()
 }
 
 // take takes waiting writes off the queue, as many as fit a delta.

@@ -218,6 +218,7 @@ func (c *committer) do(ctx context.Context, change func(*commit) error) error {
 		err := c.once(ctx, values, change)
 		missing, ok := err.(missingValues)
 		if !ok {
+			c.hooks.yield(ctx)
 			return err
 		}
 		if values, err = c.blocks.values(ctx, missing, values); err != nil {

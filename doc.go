@@ -203,7 +203,9 @@
 //     never see an old value come back.
 //  6. Hooks run once per change, in commit order, after the commit, with no
 //     lock held: they may call the datastore, except Close. If a removal
-//     uncovers another version, DeleteHook is called and then PutHook.
+//     uncovers another version, DeleteHook is called and then PutHook. Writes that
+//     wait for hooks cannot deadlock them: one that a hook makes itself does not
+//     wait, and any other for a second at most while no hook returns.
 //  7. Close runs the hooks that wait and sends what is to be announced, within
 //     10 seconds. Twice is harmless. Afterwards calls fail with [ErrClosed].
 //
@@ -234,7 +236,9 @@
 //     250 MiB and a second. Small blocks wait for one such at a time.
 //   - 64 blocks hold values of older blocks, or wait for them; one block is
 //     decoded for its values at a time (merge.go, commit.go).
-//   - 64 Ki calls of hooks wait before merges wait for them (hooks.go).
+//   - What 64 Ki changes or 32 MiB of them tell the hooks may wait. Beyond that
+//     merges wait for the hooks, and so does every write once it is committed; the
+//     last one of each goroutine comes on top (hooks.go).
 //
 // So a replica needs some 400 MiB at most while it is under attack, and next to
 // nothing when it is idle. The frontier has no limit: each head and each root

@@ -28,6 +28,11 @@ type Options struct {
 	// and without any lock held: a hook may use the datastore, but must not
 	// close it. A Put has normally run its own hook when it returns; when a
 	// hook is already running elsewhere, it may run a little later.
+	//
+	// When much waits for slow hooks, writes return late: when the hooks have
+	// caught up, ctx ends, or no hook has returned for a second. Those that a hook
+	// makes on its own goroutine do not wait. So a hook should not wait for
+	// writes of other goroutines: each may take a second.
 	PutHook func(k ds.Key, v []byte)
 
 	// DeleteHook is called with every key that stops being visible. When the

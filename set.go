@@ -465,13 +465,13 @@ func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
 }
 
 // event returns what the hooks should be told about the key.
-func (k *keyChange) event() (e event, changed bool) {
-	e = event{key: k.key, deleted: k.before != nil && (k.win == nil || k.displaced)}
+func (k *keyChange) event() event {
+	e := event{key: k.key, deleted: k.before != nil && (k.win == nil || k.displaced)}
 	if k.win != nil {
 		e.put = k.before == nil || k.displaced || !k.stillWins(k.before)
-		e.value = slices.Clone(k.win.value) // the caller of Put may reuse its own
+		e.value = k.win.value
 	}
-	return e, e.put || e.deleted
+	return e
 }
 
 // stillWins tells whether the winner is the one it was before.
