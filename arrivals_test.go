@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +37,7 @@ func greedyBlocks(t *testing.T) map[string][]byte {
 		"nothing":        forge(delta(&pb.Delta{})),
 		"one-byte keys":  forge(delta(&pb.Delta{Elements: repeat(&pb.Element{Key: "/a"}, 100_000)})),
 		"empty elements": forge(delta(&pb.Delta{Elements: repeat(&pb.Element{}, 300_000)})),
+		"unclean keys":   forge(delta(&pb.Delta{Elements: repeat(&pb.Element{Key: "a"}, 150_000)})),
 		"tombstones":     forge(delta(&pb.Delta{Tombstones: repeat(&pb.Element{Key: "/a", Id: "/"}, 70_000)})),
 		"one value":      forge(delta(&pb.Delta{Elements: []*pb.Element{{Key: "/a", Value: make([]byte, 700_000)}}})),
 		"links":          forge(delta(&pb.Delta{}), links...),
@@ -56,7 +58,7 @@ func TestFootprintIsNotLessThanWhatABlockTakes(t *testing.T) {
 		if err := d.Unmarshal(node.Data()); err != nil {
 			t.Fatal(err)
 		}
-		b, _ := blocks.decode(id, raw) // refused, when its keys are empty
+		b, _ := blocks.decode(id, raw)
 		took := int64(heapInUse()) - int64(before) + int64(len(raw))
 		if most := footprint(raw); took > most || most > bytesPerBlock+140*int64(len(raw)) {
 			t.Errorf("%s: %d bytes take %d, the footprint is %d", name, len(raw), took, most)
@@ -128,29 +130,38 @@ func TestHugeMessageCostsLittle(t *testing.T) {
 	}
 }
 
-// warnings is a logger that keeps warnings, and takes nothing else.
+// warnings is a logger that keeps warnings.
 type warnings struct {
 	logging.StandardLogger
+	mu    sync.Mutex
 	lines []string
 }
 
+// instead makes it take the place of another, which gets all else.
+func (w *warnings) instead(of logging.StandardLogger) *warnings {
+	w.StandardLogger = of
+	return w
+}
+
 func (w *warnings) Warnf(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.lines = append(w.lines, fmt.Sprintf(format, args...))
 }
 
 func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &warnings{}
-		var r refusals
+		l := boundedLog{log: log, what: "refusing a block"}
 		for i := range 1000 {
-			r.report(log, fmt.Errorf("bad block %d", i))
+			l.report(fmt.Errorf("bad block %d", i))
 		}
-		if n := len(log.lines); n != refusalsLogged {
+		if n := len(log.lines); n != linesLogged {
 			t.Errorf("%d lines", n)
 		}
-		time.Sleep(refusalsPeriod + 1)
-		r.report(log, errors.New("bad again"))
-		if got := log.lines[refusalsLogged:]; len(got) != 2 || !strings.Contains(got[0], "990 more") {
+		time.Sleep(logPeriod + 1)
+		l.report(errors.New("bad again"))
+		if got := log.lines[linesLogged:]; len(got) != 2 || !strings.Contains(got[0], "990 more") {
 			t.Errorf("later: %q", got)
 		}
 	})

@@ -460,18 +460,23 @@ type batch struct {
 var _ ds.Batch = (*batch)(nil)
 
 func (b *batch) Put(ctx context.Context, key ds.Key, value []byte) error {
-	if err := b.store.checkPut(key, value); err != nil {
+	name, err := b.store.cleanKey(key)
+	if err != nil {
+		return err
+	}
+	if err := b.store.checkPut(name, value); err != nil {
 		return err
 	}
 	value = slices.Clone(value)
-	return b.change(ctx, func(c *changes) { c.put(key.String(), value) })
+	return b.change(ctx, func(c *changes) { c.put(name, value) })
 }
 
 func (b *batch) Delete(ctx context.Context, key ds.Key) error {
-	if err := b.store.checkKey(key); err != nil {
+	name, err := b.store.cleanKey(key)
+	if err != nil {
 		return err
 	}
-	return b.change(ctx, func(c *changes) { c.delete(key.String()) })
+	return b.change(ctx, func(c *changes) { c.delete(name) })
 }
 
 // change makes a change, and commits the batch if it outgrows its limit by that.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"sync/atomic"
 )
 
 // The committer is the only writer of the store. Every change of state is a
@@ -17,6 +18,7 @@ type committer struct {
 	failed    func()         // called when a write has failed; must not block
 	reloaded  func()         // called when the store may have rows that nobody knows of
 	published func([]*block) // called with new blocks, in commit order; must not block
+	leftOut   atomic.Uint64  // void elements and tombstones of merged blocks
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
@@ -26,6 +28,7 @@ type committer struct {
 	tombstones bool    // the store may hold tombstones
 	waiting    bool    // the store may hold rows of waiting blocks
 	skips      skips
+	voids      boundedLog
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
@@ -55,6 +58,7 @@ type commit struct {
 	set  *setChange
 	dag  *dagChange
 	made []*block // published by it: for the DAG service, before all else
+	void []*block // merged by it without some of their elements or tombstones
 
 	// Once that is known:
 	rows   []row   // what it writes
@@ -140,6 +144,9 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 	if err := c.set.merge(ctx, b.id, b.delta, merged); err != nil {
 		return err
 	}
+	if b.delta.void > 0 {
+		c.void = append(c.void, b)
+	}
 	return c.dag.merge(ctx, b)
 }
 
@@ -207,6 +214,10 @@ func (c *commit) finish(ctx context.Context) error {
 func (c *commit) tell() {
 	c.hooks.push(c.events)
 	c.published(c.made)
+	for _, b := range c.void {
+		c.leftOut.Add(uint64(b.delta.void))
+		c.voids.report(fmt.Errorf("%d elements and tombstones of block %s, such as: %w", b.delta.void, b.id.Cid(), b.delta.fault))
+	}
 }
 
 // do runs one commit. Values that turn out to be needed are read from their

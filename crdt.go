@@ -103,11 +103,13 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	lanes := newLanes(d.opts.NumWorkers * fetchesPerWorker)
 	d.committer = newCommitter(d.store, d.blocks, d.hooks)
+	d.voids = boundedLog{log: d.log, what: "leaving out part of a block"}
 	d.walker = newWalker(ctx, d.blocks, d.opts, lanes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
 	d.published = d.announcer.announce
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes, broken: make(chan struct{}, 1)}
+	d.merger.refusals = boundedLog{log: d.log, what: "refusing a block"}
 	d.failed = d.merger.breaks
 	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
 }
@@ -221,13 +223,15 @@ func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, er
 // Put sets the value of a key on all replicas. When it returns nil, the pair
 // is in the store and will be announced; when it returns the error of ctx,
 // nothing has been written. It fails with ErrTooLarge for a pair that does not
-// fit a block, and with ErrInvalidKey for a key that no peer would accept.
+// fit a block, and with ErrInvalidKey for a key that can hold no value. Here, as
+// in all calls, the key is cleaned as ds.NewKey does.
 func (d *Datastore) Put(ctx context.Context, key ds.Key, value []byte) error {
-	if err := d.checkKey(key); err != nil {
+	name, err := d.cleanKey(key)
+	if err != nil {
 		return err
 	}
 	c := &changes{}
-	c.put(key.String(), value)
+	c.put(name, value)
 	return d.write(ctx, c)
 }
 
@@ -235,11 +239,12 @@ func (d *Datastore) Put(ctx context.Context, key ds.Key, value []byte) error {
 // put elsewhere at the same time survives. Deleting a key that is not there
 // does nothing.
 func (d *Datastore) Delete(ctx context.Context, key ds.Key) error {
-	if err := d.checkKey(key); err != nil {
+	name, err := d.cleanKey(key)
+	if err != nil {
 		return err
 	}
 	c := &changes{}
-	c.delete(key.String())
+	c.delete(name)
 	return d.write(ctx, c)
 }
 
@@ -263,21 +268,18 @@ func (d *Datastore) Sync(ctx context.Context, prefix ds.Key) error {
 	return d.store.Sync(ctx, d.store.keys.namespace)
 }
 
-func (d *Datastore) checkKey(key ds.Key) error {
+func (d *Datastore) cleanKey(key ds.Key) (string, error) {
 	if d.closed.Load() {
-		return ErrClosed
+		return "", ErrClosed
 	}
-	return checkKey(key.String())
+	return cleanKey(key.String())
 }
 
-// checkPut also refuses a value that would spoil the batch it is put into.
-func (d *Datastore) checkPut(key ds.Key, value []byte) error {
-	if err := d.checkKey(key); err != nil {
-		return err
-	}
+// checkPut refuses a value that would spoil the batch it is put into.
+func (d *Datastore) checkPut(key string, value []byte) error {
 	heads, _ := d.frontier.get()
 	room := d.blocks.room("", min(len(heads.of("")), d.blocks.maxLinks()))
-	return (&change{key: key.String(), value: value, put: true}).fit(room)
+	return (&change{key: key, value: value, put: true}).fit(room)
 }
 
 func (d *Datastore) write(ctx context.Context, c *changes) error {

@@ -530,18 +530,6 @@ func TestTooLarge(t *testing.T) {
 	big.put("/k", strings.Repeat("x", 4<<20))
 }
 
-func TestInvalidKeysAreRefusedLocally(t *testing.T) {
-	r := newTestNet().newReplica(t)
-	for _, k := range []ds.Key{ds.NewKey("/"), {}, ds.RawKey("/a//b"), ds.RawKey("/a/../../b"), ds.NewKey("/\xff"), ds.NewKey(strings.Repeat("x", MaxKeyLength))} {
-		if err := r.Put(ctx, k, nil); !errors.Is(err, ErrInvalidKey) {
-			t.Errorf("Put %.20q: %v", k.String(), err)
-		}
-		if _, err := r.Get(ctx, k); !errors.Is(err, ds.ErrNotFound) {
-			t.Errorf("Get %.20q: %v", k.String(), err)
-		}
-	}
-}
-
 func TestConcurrentWritersShareBlocks(t *testing.T) {
 	net := newTestNet()
 	a, b := net.newReplica(t), net.newReplica(t)

@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"math"
+	"slices"
 
+	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 	"google.golang.org/protobuf/proto"
 )
@@ -17,8 +19,8 @@ import (
 // The datastore uses a Delta from one goroutine at a time and may keep what
 // the getters return until the delta has been merged.
 type Delta interface {
-	// GetElements returns what the delta adds: keys in the form of
-	// ds.Key.String and values; ids are empty.
+	// GetElements returns what the delta adds: keys, which are cleaned as
+	// ds.NewKey does, and values; ids are empty.
 	GetElements() ([]*pb.Element, error)
 	// GetTombstones returns what the delta removes: versions, each named by a
 	// key and the id of the block that introduced it.
@@ -26,6 +28,8 @@ type Delta interface {
 	// GetPriority returns the height of the delta's block in its DAG: from 1
 	// to MaxInt64.
 	GetPriority() uint64
+	// SetElements and SetTombstones are also called when keys had to be
+	// cleaned, or elements left out, with what remains.
 	SetElements([]*pb.Element)
 	SetTombstones([]*pb.Element)
 	SetPriority(uint64)
@@ -99,15 +103,43 @@ func (s *blockStore) tag(d Delta) bool {
 // rules below, taken apart once.
 type deltaContent struct {
 	from       Delta
-	elements   []*pb.Element
-	tombstones []*pb.Element
+	elements   []*pb.Element // all keys are clean
+	tombstones []*pb.Element // likewise
+	changed    bool          // they are not those that the Delta had
+	void       int           // how many of either were left out
+	fault      error         // of the first of these
 	priority   uint64
 	dag        string
 }
 
 // checkDelta takes a delta apart and refuses it whole when it breaks a rule.
 // All replicas apply the same rules, so that all refuse the same deltas.
+//
+// Keys are cleaned as ds.NewKey does. An element or tombstone of a key that can
+// hold no value is void: it is left out, and the rest counts. Old peers build on
+// what they take, so to refuse its block would strand all their history.
 func checkDelta(d Delta) (*deltaContent, error) {
+	c, err := takeApart(d)
+	if err == nil {
+		c.giveBack()
+	}
+	return c, err
+}
+
+// checkOwnDelta does so for a delta that was made here: none of it may be void.
+func checkOwnDelta(d Delta) (*deltaContent, error) {
+	c, err := takeApart(d)
+	if err == nil {
+		err = c.fault
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+	}
+	c.giveBack()
+	return c, nil
+}
+
+func takeApart(d Delta) (*deltaContent, error) {
 	c := &deltaContent{from: d, priority: d.GetPriority(), dag: d.GetDagName()}
 	if c.priority == 0 || c.priority > maxPriority {
 		return nil, fmt.Errorf("priority %d is not between 1 and %d", c.priority, uint64(maxPriority))
@@ -115,24 +147,57 @@ func checkDelta(d Delta) (*deltaContent, error) {
 	if err := checkDAGName(c.dag); err != nil {
 		return nil, err
 	}
-	var err error
-	if c.elements, err = checkElements(d.GetElements()); err != nil {
-		return nil, err
-	}
-	c.tombstones, err = checkElements(d.GetTombstones())
-	return c, err
-}
-
-func checkElements(elements []*pb.Element, err error) ([]*pb.Element, error) {
+	elements, err := d.GetElements()
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range elements {
-		if err := checkKey(e.GetKey()); err != nil {
-			return nil, err
+	tombstones, err := d.GetTombstones()
+	if err != nil {
+		return nil, err
+	}
+	c.elements, c.tombstones = c.clean(elements), c.clean(tombstones)
+	return c, nil
+}
+
+// giveBack puts clean keys into the Delta itself: then Options.CheckDelta judges
+// the keys that are merged, and a block that is made here has clean ones.
+func (c *deltaContent) giveBack() {
+	if c.changed {
+		c.from.SetElements(c.elements)
+		c.from.SetTombstones(c.tombstones)
+	}
+}
+
+// clean returns elements with clean keys. It changes none in place: they belong
+// to the Delta.
+func (c *deltaContent) clean(all []*pb.Element) []*pb.Element {
+	first := slices.IndexFunc(all, func(e *pb.Element) bool { return !isKey(e.GetKey()) })
+	if first < 0 {
+		return all
+	}
+	c.changed = true
+	kept := slices.Clone(all[:first])
+	for _, e := range all[first:] {
+		switch key := ds.NewKey(e.GetKey()).String(); {
+		case !holdsValue(key):
+			c.leaveOut(key)
+		case key == e.GetKey():
+			kept = append(kept, e)
+		default:
+			e = proto.CloneOf(e)
+			e.Key = key
+			kept = append(kept, e)
 		}
 	}
-	return elements, nil
+	return kept
+}
+
+// leaveOut counts an element that is void. There may be a million of them.
+func (c *deltaContent) leaveOut(key string) {
+	c.void++
+	if c.fault == nil {
+		_, c.fault = cleanKey(key)
+	}
 }
 
 // elementSize is at least what an element takes in a marshalled delta: its

@@ -11,6 +11,9 @@
 //
 //   - A delta is a change set: elements (key and value) that are added, and
 //     tombstones, each of which removes one version.
+//   - An element or tombstone is void if its key, once clean, can hold no value
+//     (the root key, one that is too long or no UTF-8). It is left out of its
+//     delta, as if it were not there.
 //   - A block is a delta in a dag-pb node that links to the blocks it was
 //     built on, and sometimes, by a skip link, to a much older one. Its CID
 //     names it for ever. Blocks are kept by the DAG service.
@@ -93,7 +96,7 @@
 // Aside from that:
 //
 //   - delta.go and blockid.go say what a delta and a block's name look like,
-//     and which deltas are refused.
+//     which deltas are refused, and which of their elements are left out.
 //   - node.go turns deltas into blocks and back. It alone talks to the DAG
 //     service, and it checks all that comes from it. blocknode.go is a block in
 //     the form that the service wants.

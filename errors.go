@@ -8,9 +8,9 @@ var (
 	// ErrClosed is returned by every call after Close.
 	ErrClosed = errors.New("crdt: datastore is closed")
 
-	// ErrInvalidKey is returned by writes to a key that peers would refuse:
-	// the root key "/", a key that is not clean (ds.RawKey can make one), not
-	// valid UTF-8, or longer than MaxKeyLength.
+	// ErrInvalidKey is returned by writes to a key that, once it has been
+	// cleaned as ds.NewKey does, can hold no value: the root key "/", and one
+	// that is not valid UTF-8 or longer than MaxKeyLength.
 	ErrInvalidKey = errors.New("crdt: invalid key")
 
 	// ErrTooLarge is returned by a write that does not fit a block of
@@ -18,7 +18,9 @@ var (
 	ErrTooLarge = errors.New("crdt: too large for a block")
 
 	// ErrInvalidBlock is returned, or logged, when a block is refused: it is
-	// no dag-pb node, its hash is another, or its delta breaks the rules.
+	// no dag-pb node, its hash is another, or its delta breaks the rules. It
+	// is also returned, with ErrInvalidKey, for a delta made here of which
+	// peers would leave something out.
 	ErrInvalidBlock = errors.New("crdt: invalid block")
 
 	// ErrNewerVersion is returned by New when the store was written in a

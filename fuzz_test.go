@@ -22,6 +22,7 @@ import (
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
+	dag "github.com/ipfs/go-merkledag"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -112,8 +113,11 @@ func FuzzBlock(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b.raw)
+	for _, key := range badKeys {
+		f.Add(withDelta(f, b.raw, &pb.Delta{Priority: 1, Elements: append(oneElement("/k"), oneElement(key)...), Tombstones: append(oneElement(key), oneElement("/k")...)}))
+	}
 	for _, name := range []string{"a/b", "..", strings.Repeat("n", 256)} {
-		f.Add(withDAGName(f, b.raw, name))
+		f.Add(withDelta(f, b.raw, &pb.Delta{Priority: 1, DagName: name}))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		id := blockID(sha256.Sum256(raw))
@@ -130,7 +134,7 @@ func FuzzBlock(f *testing.F) {
 		if len(raw) > s.maxSize {
 			t.Errorf("%d bytes", len(raw))
 		}
-		checkContent(t, b.delta)
+		checkContent(t, b.delta, raw)
 		checkLinks(t, s, b)
 		if again, err := s.decode(id, raw); err != nil || !sameBlock(b, again) {
 			t.Errorf("decoded again: %v", err)
@@ -143,13 +147,13 @@ func FuzzBlock(f *testing.F) {
 	})
 }
 
-// withDAGName writes a node's delta anew, for a DAG of another name.
-func withDAGName(f *testing.F, raw []byte, name string) []byte {
+// withDelta replaces a node's delta.
+func withDelta(f *testing.F, raw []byte, d *pb.Delta) []byte {
 	node, err := decodeNode(raw)
 	if err != nil {
 		f.Fatal(err)
 	}
-	data, err := proto.Marshal(&pb.Delta{Priority: 1, DagName: name})
+	data, err := proto.Marshal(d)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -159,7 +163,24 @@ func withDAGName(f *testing.F, raw []byte, name string) []byte {
 
 // checkContent states the rules that an accepted delta obeys anew, without the
 // code that checks them.
-func checkContent(t *testing.T, d *deltaContent) {
+func checkContent(t *testing.T, d *deltaContent, raw []byte) {
+	t.Helper()
+	checkPlace(t, d)
+	var plain pb.Delta
+	if err := proto.Unmarshal(mustDecode(t, raw).Data(), &plain); err != nil {
+		t.Fatal(err)
+	}
+	elements, tombstones := plainElements(plain.GetElements()), plainElements(plain.GetTombstones())
+	if !slices.EqualFunc(d.elements, elements, sameElement) || !slices.EqualFunc(d.tombstones, tombstones, sameElement) {
+		t.Errorf("of %v there remain %v and %v", &plain, d.elements, d.tombstones)
+	}
+	if void := len(plain.GetElements()) + len(plain.GetTombstones()) - len(elements) - len(tombstones); d.void != void || (d.fault != nil) != (void > 0) {
+		t.Errorf("%d are void (%v), want %d", d.void, d.fault, void)
+	}
+}
+
+// checkPlace checks where a delta stands.
+func checkPlace(t *testing.T, d *deltaContent) {
 	t.Helper()
 	if p := d.priority; p < 1 || p >= 1<<63 {
 		t.Errorf("priority %d", p)
@@ -167,15 +188,44 @@ func checkContent(t *testing.T, d *deltaContent) {
 	if name := d.dag; name != "" && (path.Base("/"+name) != name || name == "/" || name == ".." || len(name) > 255) {
 		t.Errorf("DAG name %q", name)
 	}
-	for _, e := range slices.Concat(d.elements, d.tombstones) {
-		if !isCleanKey(e.GetKey()) {
-			t.Errorf("key %q", e.GetKey())
-		}
-	}
 }
 
-func isCleanKey(k string) bool {
-	return ds.NewKey(k).String() == k && k != "/" && utf8.ValidString(k) && len(k) <= MaxKeyLength
+func mustDecode(t *testing.T, raw []byte) *dag.ProtoNode {
+	t.Helper()
+	node, err := dag.DecodeProtobuf(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return node
+}
+
+// plainElements are what counts of elements, in the plainest form.
+func plainElements(all []*pb.Element) (kept []*pb.Element) {
+	for _, e := range all {
+		if key, ok := plainKey(e.GetKey()); ok {
+			kept = append(kept, &pb.Element{Key: key, Id: e.GetId(), Value: e.GetValue()})
+		}
+	}
+	return kept
+}
+
+// plainKey is a clean key, if there is any.
+func plainKey(key string) (string, bool) {
+	var parts []string
+	for part := range strings.SplitSeq(key, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			parts = parts[:max(0, len(parts)-1)]
+		default:
+			parts = append(parts, part)
+		}
+	}
+	clean := "/" + strings.Join(parts, "/")
+	if len(parts) == 0 || len(clean) > MaxKeyLength || !utf8.ValidString(clean) {
+		return "", false
+	}
+	return clean, true
 }
 
 func checkLinks(t *testing.T, s *blockStore, b *block) {
@@ -326,10 +376,14 @@ func FuzzKeys(f *testing.F) {
 	f.Add("/a\n", testID(1).dsKey()+"\n")
 	keys := newKeyspace(ds.NewKey("/n"), InternalNamespaces{"h", "a", "s", "b", "d", "bs", "v"})
 	f.Fuzz(func(t *testing.T, k, other string) {
-		if clean := isCleanKey(k); clean != (checkKey(k) == nil) {
-			t.Errorf("%q is clean: %v, checkKey: %v", k, clean, checkKey(k))
+		clean, err := cleanKey(k)
+		if want, ok := plainKey(k); clean != want || ok != (err == nil) {
+			t.Errorf("%q is cleaned to %q (%v), want %q", k, clean, err, want)
 		}
-		checkRowNames(t, keys, k)
+		if isKey(k) != (err == nil && clean == k) {
+			t.Errorf("isKey(%q): %v", k, isKey(k))
+		}
+		checkRowNames(t, keys, clean)
 		checkEscaping(t, keys, k, other)
 		checkNames(t, k)
 		for _, s := range []string{k, other} {
@@ -343,11 +397,11 @@ func FuzzKeys(f *testing.F) {
 	})
 }
 
-// checkRowNames checks that the rows of a key that is let in are in their
-// places below the namespace.
+// checkRowNames checks that the rows of a key that is let in, once it is clean,
+// are in their places below the namespace.
 func checkRowNames(t *testing.T, keys *keyspace, k string) {
 	t.Helper()
-	if checkKey(k) != nil {
+	if k == "" {
 		return
 	}
 	id := testID(3)

@@ -243,7 +243,7 @@ func checkMergedBlocks(t *testing.T, r *replica) {
 			t.Errorf("block %s was merged and is none: %v", id.Cid(), err)
 			continue
 		}
-		checkContent(t, &deltaContent{elements: d.GetElements(), tombstones: d.GetTombstones(), priority: d.GetPriority(), dag: d.GetDagName()})
+		checkPlace(t, &deltaContent{priority: d.GetPriority(), dag: d.GetDagName()})
 	}
 }
 

@@ -99,7 +99,7 @@ func TestInlineBlockThatBreaksARuleIsRefused(t *testing.T) {
 	net := newTestNet()
 	b := net.newReplica(t, silent)
 	liar := net.node()
-	bad := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/../k")}))
+	bad := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "..", Elements: oneElement("/k")}))
 	b.node.deliver(announceInline(bad, liar.blocks[bad]))
 	waitFor(t, "the refusal", func() bool { return b.state(bad) == refused })
 	if b.node.blocks[bad] != nil {

@@ -11,6 +11,11 @@ type Stats struct {
 	Heads      []Head // of all DAGs
 	MaxHeight  uint64 // the greatest height among the heads
 	QueuedJobs int    // blocks known to be missing
+
+	// VoidElements is how many elements and tombstones of merged blocks have
+	// been left out since the start, because their keys can hold no value: see
+	// ErrInvalidKey.
+	VoidElements uint64
 }
 
 // InternalStats returns the current Stats. After Close it is empty.
@@ -20,7 +25,7 @@ func (d *Datastore) InternalStats(context.Context) Stats {
 	}
 	defer d.leave()
 	heads, _ := d.frontier.get()
-	s := Stats{Heads: heads.list(), QueuedJobs: d.walker.len()}
+	s := Stats{Heads: heads.list(), QueuedJobs: d.walker.len(), VoidElements: d.leftOut.Load()}
 	for _, h := range s.Heads {
 		s.MaxHeight = max(s.MaxHeight, h.Height)
 	}

@@ -3,7 +3,6 @@ package crdt
 import (
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 	"unicode/utf8"
 
@@ -14,21 +13,27 @@ import (
 // that is made from a key well below what common stores allow.
 const MaxKeyLength = 16 << 10
 
-// checkKey reports why a key must not be in a delta. Keys from peers become
-// rows of the user's store, so only clean ones can be let in.
-func checkKey(key string) error {
-	switch {
+// cleanKey returns a key as ds.NewKey makes it, or why that can hold no value.
+// Keys from peers become rows of the user's store: none gets in otherwise.
+func cleanKey(key string) (string, error) {
+	switch key = ds.NewKey(key).String(); {
+	case holdsValue(key):
+		return key, nil
+	case key == "/":
+		return "", fmt.Errorf("%w: the root key holds no value", ErrInvalidKey)
 	case len(key) > MaxKeyLength:
-		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrInvalidKey, len(key), MaxKeyLength)
-	case key == "" || key == "/":
-		return fmt.Errorf("%w: the root key holds no value", ErrInvalidKey)
-	case key[0] != '/' || path.Clean(key) != key:
-		return fmt.Errorf("%w: %q is not clean, ds.NewKey makes it %q", ErrInvalidKey, key, ds.NewKey(key))
-	case !utf8.ValidString(key):
-		return fmt.Errorf("%w: %q is not valid UTF-8", ErrInvalidKey, key)
+		return "", fmt.Errorf("%w: %d bytes, the limit is %d", ErrInvalidKey, len(key), MaxKeyLength)
 	}
-	return nil
+	return "", fmt.Errorf("%w: %.100q is not valid UTF-8", ErrInvalidKey, key)
 }
+
+// holdsValue tells whether a clean key can hold a value.
+func holdsValue(clean string) bool {
+	return clean != "/" && len(clean) <= MaxKeyLength && utf8.ValidString(clean)
+}
+
+// isKey tells whether a key is clean and can hold a value.
+func isKey(key string) bool { return ds.NewKey(key).String() == key && holdsValue(key) }
 
 // maxDAGNameLength is the greatest length of a DAG's name in bytes.
 const maxDAGNameLength = 255
@@ -38,7 +43,7 @@ func checkDAGName(name string) error {
 	if name == "" {
 		return nil
 	}
-	if err := checkKey("/" + name); err != nil || strings.Contains(name, "/") || len(name) > maxDAGNameLength {
+	if !isKey("/"+name) || strings.Contains(name, "/") || len(name) > maxDAGNameLength {
 		return fmt.Errorf("crdt: DAG name %.300q is not a single clean path part of up to %d bytes", name, maxDAGNameLength)
 	}
 	return nil

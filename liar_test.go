@@ -279,7 +279,7 @@ func tinyElements(l *liar, rng *rand.Rand) {
 		{0x0a, 4, 0x0a, 2, '/', 'a'},           // keys of a byte
 		{0x0a, 6, 0x0a, 4, '/', 'a', 'a', 'a'}, // of three
 		{0x12, 4, 0x0a, 2, '/', 'a'},           // tombstones without an id
-		{0x0a, 0},                              // nothing, to be refused
+		{0x0a, 0},                              // nothing, to be left out
 		{0x0a, 4, 0x0a, 2, '/', 'a'},
 	}
 	e := elements[l.next()%len(elements)]
@@ -322,7 +322,7 @@ func (l *liar) missing(n int) []cid.Cid {
 
 func inlineLies(l *liar, rng *rand.Rand) {
 	good, other := l.block(l.plain()), l.block(l.plain())
-	bad := l.block(&pb.Delta{Priority: 1, Elements: oneElement("/../x")})
+	bad := l.block(&pb.Delta{Priority: 1, DagName: "..", Elements: l.unlike()})
 	switch rng.IntN(5) {
 	case 0:
 		l.say(announceInline(good, l.node.blocks[other]))
@@ -349,7 +349,7 @@ func linksToNothing(l *liar, rng *rand.Rand) {
 func linksToRefused(l *liar, rng *rand.Rand) {
 	bad := []cid.Cid{
 		l.block(&pb.Delta{Priority: 0, Elements: l.unlike()}),
-		l.block(&pb.Delta{Priority: 1, Elements: oneElement("/../x")}),
+		l.block(&pb.Delta{Priority: 1, DagName: "..", Elements: l.unlike()}),
 		l.forge(randomBytes(rng, 100)),
 	}
 	links := append(bad[rng.IntN(len(bad)):], l.block(l.plain()))

@@ -22,7 +22,7 @@ type merger struct {
 	lanes    *lanes
 	broken   chan struct{}  // holds a token while the store must be looked at again
 	parked   sync.WaitGroup // goroutines that read values that blocks wait for
-	refusals refusals
+	refusals boundedLog
 }
 
 // Limits of the merger.
@@ -188,31 +188,33 @@ func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
 	}
 	fresh, err := c.refuse(ctx, &block{id: a.job.id, queued: a.job.queued})
 	if fresh {
-		m.refusals.report(m.log, a.err)
+		m.refusals.report(a.err)
 	}
 	return err
 }
 
-// refusals keeps whoever sends bad blocks from filling the log.
-type refusals struct {
+// A boundedLog keeps whoever sends bad blocks from filling the log.
+type boundedLog struct {
+	log   logging.StandardLogger
+	what  string // is logged
 	begun time.Time
 	count int
 }
 
 const (
-	refusalsLogged = 10 // in each period
-	refusalsPeriod = time.Minute
+	linesLogged = 10 // in each period
+	logPeriod   = time.Minute
 )
 
-func (r *refusals) report(log logging.StandardLogger, err error) {
-	if time.Since(r.begun) > refusalsPeriod {
-		if more := r.count - refusalsLogged; more > 0 {
-			log.Warnf("refused %d more blocks", more)
+func (l *boundedLog) report(err error) {
+	if time.Since(l.begun) > logPeriod {
+		if more := l.count - linesLogged; more > 0 {
+			l.log.Warnf("%s: %d more", l.what, more)
 		}
-		*r = refusals{begun: time.Now()}
+		l.begun, l.count = time.Now(), 0
 	}
-	if r.count++; r.count <= refusalsLogged {
-		log.Warnf("refusing a block: %s", err)
+	if l.count++; l.count <= linesLogged {
+		l.log.Warnf("%s: %s", l.what, err)
 	}
 }
 

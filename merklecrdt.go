@@ -87,9 +87,9 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 // rank sets the priority of a delta that is to be published.
 func (c *commit) rank(ctx context.Context, d Delta) error {
 	d.SetPriority(c.dag.height(d.GetDagName()))
-	content, err := checkDelta(d)
+	content, err := checkOwnDelta(d)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+		return err
 	}
 	if err := c.set.loadAhead(ctx, appendKeys(nil, content.elements)); err != nil {
 		return err
@@ -246,8 +246,8 @@ func (m *MerkleCRDT) Set() Set { return setView{m.Datastore} }
 type setView struct{ d *Datastore }
 
 func (s setView) Add(_ context.Context, key string, value []byte) (Delta, error) {
-	key = ds.NewKey(key).String()
-	if err := checkKey(key); err != nil {
+	key, err := cleanKey(key)
+	if err != nil {
 		return nil, err
 	}
 	d := s.d.blocks.newDelta()
@@ -276,9 +276,9 @@ func (s setView) Merge(ctx context.Context, d Delta, id string) error {
 		return err
 	}
 	defer end()
-	content, err := checkDelta(d)
+	content, err := checkOwnDelta(d)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+		return err
 	}
 	b, ok := parseDsKey(id)
 	if !ok {

@@ -158,7 +158,7 @@ func (m *migration) remove(key ds.Key) { m.rows = append(m.rows, row{key: key, r
 func (m *migration) moveVersions(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.oldSet, func(e query.Entry) error {
 		key, id, ok := splitID(e.Key)
-		if !ok || checkKey(key) != nil {
+		if !ok || !isKey(key) {
 			m.log.Warnf("migration leaves out %q: it is no version of a key", e.Key)
 			return nil
 		}
@@ -239,7 +239,7 @@ func (m *migration) electAgain(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.oldSet, func(e query.Entry) error {
 		key, _, ok := splitID(e.Key)
 		m.remove(ds.RawKey(m.store.keys.oldSet + e.Key))
-		if !ok || key == last || checkKey(key) != nil {
+		if !ok || key == last || !isKey(key) {
 			return nil
 		}
 		last = key

@@ -73,9 +73,9 @@ const skipLink = "skip"
 // build makes the block of a delta on top of heads, with skip links. It stores
 // nothing.
 func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, error) {
-	content, err := checkDelta(d)
+	content, err := checkOwnDelta(d)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+		return nil, err
 	}
 	data, err := d.Marshal()
 	if err != nil {

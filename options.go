@@ -82,6 +82,9 @@ type Options struct {
 	// and whatever is built on it, never completes there. Replicas that judge
 	// differently, or by the time of the day, hold different pairs for ever.
 	//
+	// The keys of the delta are clean, and what has a key that can hold no value
+	// has been left out: it is what will be merged.
+	//
 	// A write that is refused fails with ErrInvalidBlock and the error.
 	// CheckDelta is called from several goroutines at once, also while a write
 	// holds the datastore: it must not use the datastore, and must be quick. It

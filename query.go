@@ -9,13 +9,9 @@ import (
 	query "github.com/ipfs/go-datastore/query"
 )
 
-// recordOf is the row of a key given by a user. A key that no record can have
-// gets a row that is never there.
+// recordOf is the row of a key given by a user. That of "/" is never there.
 func (k *keyspace) recordOf(key ds.Key) ds.Key {
-	if s := key.String(); len(s) > 1 && s[0] == '/' {
-		return k.record(s)
-	}
-	return ds.RawKey(k.records)
+	return k.record(strings.TrimSuffix(ds.NewKey(key.String()).String(), "/"))
 }
 
 // queryRecords answers a query from the records: one row a key, read as the

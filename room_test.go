@@ -161,7 +161,7 @@ func TestRoomComesBack(t *testing.T) {
 // storm sends a block that may be small, bulky or large, good or bad, inline,
 // to be fetched, or both.
 func (r *replica) storm(liar *testNode, round, i int) {
-	d := &pb.Delta{Priority: uint64(1 + i), Elements: oneElement([]string{"/k", "/forbidden/k", "/../k"}[i%3])}
+	d := &pb.Delta{Priority: uint64(1 + i), DagName: []string{"", "", ".."}[i%3], Elements: oneElement([]string{"/k", "/forbidden/k", "/k"}[i%3])}
 	for range []int{10, 2500, 8000}[i%3] {
 		d.Elements = append(d.Elements, &pb.Element{Key: "/a"})
 	}

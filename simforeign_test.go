@@ -61,7 +61,7 @@ func (f *foreignWriter) make() {
 		d.Priority = pick(rng, 1, 2, 50, d.Priority+1000)
 	}
 	for range rng.IntN(4) {
-		d.Elements = append(d.Elements, &pb.Element{Key: f.s.key(), Value: []byte(f.s.value())})
+		d.Elements = append(d.Elements, &pb.Element{Key: f.spell(f.s.key()), Value: []byte(f.s.value())})
 	}
 	for range rng.IntN(3) {
 		d.Tombstones = append(d.Tombstones, f.tombstone())
@@ -98,6 +98,18 @@ func (f *foreignWriter) below(dagName string) (chosen []*block) {
 	return chosen
 }
 
+// spell writes a key as a peer may that does not clean its keys, or, at times, one
+// that can hold no value.
+func (f *foreignWriter) spell(key string) string {
+	switch f.s.rng.IntN(10) {
+	case 0:
+		return pick(f.s.rng, "/x/.."+key, key[1:], key+"/", "//"+key, "/.."+key)
+	case 1:
+		return pick(f.s.rng, "/", "", key+"/../../../..")
+	}
+	return key
+}
+
 // tombstone removes some version, which may be one that has not been announced
 // yet, or none at all.
 func (f *foreignWriter) tombstone() *pb.Element {
@@ -105,7 +117,7 @@ func (f *foreignWriter) tombstone() *pb.Element {
 	if len(f.blocks) > 0 && rng.IntN(8) > 0 {
 		b := pick(rng, f.blocks...)
 		if len(b.delta.elements) > 0 {
-			return &pb.Element{Key: pick(rng, b.delta.elements...).GetKey(), Id: b.id.dsKey()}
+			return &pb.Element{Key: f.spell(pick(rng, b.delta.elements...).GetKey()), Id: b.id.dsKey()}
 		}
 	}
 	return &pb.Element{Key: f.s.key(), Id: pick(rng, "", "/x", fmt.Sprint("/", f.s.key()), testID(3).dsKey())}

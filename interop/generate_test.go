@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 // generator makes a random history: writers that know of some of the others' blocks
@@ -141,12 +142,25 @@ func (g *generator) fill(w *writer, d *delta) {
 			d.tombstones = append(d.tombstones, g.tombstones(w, key)...)
 		}
 		if !remove || g.chance(3) { // a batch may delete a key and put it again
-			d.elements = append(d.elements, element{key, pick(g.rng, g.values)})
+			d.elements = append(d.elements, element{g.spell(key), pick(g.rng, g.values)})
 		}
 		if g.wild && g.chance(6) { // at times a second time
-			d.elements = append(d.elements, element{key, pick(g.rng, g.values)})
+			d.elements = append(d.elements, element{g.spell(key), pick(g.rng, g.values)})
 		}
 	}
+}
+
+// spell writes a key as it is, or, in a wild history, not clean, or one that holds nothing.
+func (g *generator) spell(key string) string {
+	switch {
+	case !g.wild:
+		return key
+	case g.chance(10):
+		return pick(g.rng, []string{key[1:], "//" + key[1:], strings.ReplaceAll(key, "/", "/./"), key + "/", "/x/.." + key, "/.." + key})
+	case g.chance(20):
+		return pick(g.rng, []string{"/", "", key + "/../../../../.."})
+	}
+	return key
 }
 
 // tombstones removes the versions of a key that a writer knows of: all or some. At times
@@ -157,9 +171,9 @@ func (g *generator) tombstones(w *writer, key string) (list []tombstone) {
 		known = g.blocks
 	}
 	for _, b := range known {
-		has := slices.ContainsFunc(b.delta.elements, func(e element) bool { return e.key == key })
+		has := slices.ContainsFunc(b.delta.elements, func(e element) bool { return cleaned(e.key) == key })
 		if has && !(some && g.chance(2)) {
-			list = append(list, tombstone{key, b.id()})
+			list = append(list, tombstone{g.spell(key), b.id()})
 		}
 	}
 	return list

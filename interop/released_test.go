@@ -23,17 +23,19 @@ func TestReleasedLosesAnEmptyValueWhenAnotherIsRemoved(t *testing.T) {
 	differ(t, chained(puts(element{"/k", "x"}), puts(element{"/k", ""}), removes("/k", 0)), pairs{})
 }
 
-// It cleans keys of blocks. Ours refuses the block: the path of a row is not a thing to
-// guess at.
-func TestReleasedTakesAKeyThatIsNotClean(t *testing.T) {
-	blocks := chained(puts(element{"/u//v", "x"}))
-	for _, r := range startBoth(t) {
-		want, req := pairs{"/u/v": "x"}, r.kind.replayOf(blocks, fromHeads(blocks))
-		if r.kind == ours {
-			want, req.Heads = pairs{}, []string{}
-		}
-		r.mustMake(t, req, want)
-	}
+// It shows the key / with an empty name.
+func TestReleasedTakesTheRootKey(t *testing.T) {
+	differ(t, chained(puts(element{"/", "x"}, element{"/k", "y"})), pairs{"": "x", "/k": "y"})
+}
+
+// It looks for the clean key in the block.
+func TestReleasedLosesAKeyThatIsNotCleanWhenItIsUncovered(t *testing.T) {
+	differ(t, chained(puts(element{"/u//v", "x"}), puts(element{"/u/v", "y"}), removes("/u/v", 1)), pairs{})
+}
+
+// The row that it writes is not where it looks for it.
+func TestReleasedLosesAKeyThatGoesUp(t *testing.T) {
+	differ(t, chained(puts(element{"/../w", "x"}, element{"/k", "y"})), pairs{"/k": "y"})
 }
 
 // It has one set of heads for the blocks of all DAGs. The pairs are the same.
@@ -46,6 +48,10 @@ func TestReleasedKnowsNoNamedDAGs(t *testing.T) {
 			t.Errorf("%s: the heads are %v, not %s", r.kind.name, out.Heads, want)
 		}
 	}
+}
+
+func TestReleasedTakesKeysThatAreNotClean(t *testing.T) {
+	agrees(t, chained(puts(element{"/u//v", "x"}, element{"w", "x"}), removes("/u/v", 0)))
 }
 
 func TestReleasedTakesTheGreaterOfAKeyTwiceIfItIsLast(t *testing.T) {
