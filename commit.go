@@ -27,12 +27,13 @@ type committer struct {
 	unsure     *commit // the one whose write failed: it may have been made
 	tombstones bool    // the store may hold tombstones
 	waiting    bool    // the store may hold rows of waiting blocks
+	spread     int     // maxSpread, but for tests
 	skips      skips
 	voids      boundedLog
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, skips: make(skips)}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, spread: maxSpread, skips: make(skips)}
 	c.failed, c.reloaded, c.published = func() {}, func() {}, func([]*block) {}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
@@ -76,7 +77,7 @@ func (c *committer) beginLocked(ctx context.Context) (*commit, error) {
 	return &commit{
 		committer: c,
 		set:       newSetChange(c.store, c.tombstones),
-		dag:       newDAGChange(c.store, c.frontier, c.waiting),
+		dag:       newDAGChange(c.store, c.frontier, c.waiting, c.spread),
 	}, nil
 }
 

@@ -18,11 +18,15 @@ type mark struct {
 	// complete yet, and what makes it a head when the last of them is.
 	missing uint64
 	tip     HeadValue
-	links   []blockID
-	covered bool // it is below a complete block, and must not become a head
+	links   []blockID // none: they are many, and stand in a row of their own
+	covered bool      // it is below a complete block, and must not become a head
 
 	changed bool // in this commit: its row is to be written
 }
+
+// fewLinks stand in a pending block's mark, which saves a row for most blocks. A
+// mark is written again for every link that becomes complete, so many must not.
+const fewLinks = 8
 
 type markState byte
 
@@ -59,10 +63,7 @@ func (m *mark) encode() []byte {
 	b = binary.AppendUvarint(b, m.tip.Height)
 	b = binary.AppendUvarint(b, uint64(len(m.tip.DAGName)))
 	b = append(b, m.tip.DAGName...)
-	for _, id := range m.links {
-		b = append(b, id[:]...)
-	}
-	return b
+	return append(b, encodeIDs(m.links)...)
 }
 
 func decodeMark(b []byte) (*mark, error) {
@@ -92,13 +93,26 @@ func (m *mark) decodePending(b []byte) error {
 		return errBadMark
 	}
 	m.missing, m.tip = fields[0], HeadValue{Height: fields[1], DAGName: string(b[:fields[2]])}
-	for b = b[fields[2]:]; len(b) >= len(blockID{}); b = b[len(blockID{}):] {
-		m.links = append(m.links, blockID(b))
-	}
-	if len(b) > 0 {
+	var ok bool
+	if m.links, ok = decodeIDs(b[fields[2]:]); !ok {
 		return errBadMark
 	}
 	return nil
+}
+
+func encodeIDs(ids []blockID) []byte {
+	b := make([]byte, 0, len(ids)*len(blockID{}))
+	for _, id := range ids {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
+func decodeIDs(b []byte) (ids []blockID, ok bool) {
+	for ; len(b) >= len(blockID{}); b = b[len(blockID{}):] {
+		ids = append(ids, blockID(b))
+	}
+	return ids, len(b) == 0
 }
 
 // A wanted block is one that a merged block links to and that is not here.
@@ -117,19 +131,22 @@ type dagChange struct {
 	store        *rowStore
 	heads, roots *tipsChange
 	marks        map[blockID]*mark
+	links        map[blockID][]blockID        // rows to put, or nil to remove
 	queue        map[blockID]*wanted          // rows to put, or nil to remove
 	waits        map[blockID]map[blockID]bool // child, parent: rows to put or remove
 	waiting      bool                         // the store may hold such rows
 	completed    []blockID
 	news         []blockID // settled blocks whose parents have not been told
 	wants        []wanted  // newly wanted
+	room         int       // parents and links that spread may look at yet
 }
 
-// maxNews is how many blocks learn of a settled child in one commit. The rest
-// follows in the next: a commit must not grow with the history.
-const maxNews = 4096
+// maxSpread is how many parents of settled blocks, and links of theirs, are
+// looked at in one commit. The rest follows in the next: a commit must not grow
+// with the history.
+const maxSpread = 8192
 
-func newDAGChange(store *rowStore, f *frontier, waiting bool) *dagChange {
+func newDAGChange(store *rowStore, f *frontier, waiting bool, room int) *dagChange {
 	heads, roots := f.get()
 	return &dagChange{
 		store:   store,
@@ -137,6 +154,7 @@ func newDAGChange(store *rowStore, f *frontier, waiting bool) *dagChange {
 		roots:   newTipsChange(roots),
 		marks:   make(map[blockID]*mark),
 		waiting: waiting,
+		room:    room,
 	}
 }
 
@@ -174,8 +192,39 @@ func (c *dagChange) merged(ctx context.Context, id blockID) (bool, error) {
 }
 
 func (c *dagChange) setMark(id blockID, m *mark) {
+	if len(m.links) > fewLinks {
+		c.setLinks(id, m.links)
+		m.links = nil
+	}
 	m.changed = true
 	c.marks[id] = m
+}
+
+func (c *dagChange) setLinks(id blockID, links []blockID) {
+	if c.links == nil {
+		c.links = make(map[blockID][]blockID)
+	}
+	c.links[id] = links
+}
+
+// takeLinks returns the links of a pending block, which is pending no more or
+// gets a new mark.
+func (c *dagChange) takeLinks(ctx context.Context, id blockID, m *mark) ([]blockID, error) {
+	if len(m.links) > 0 {
+		return m.links, nil
+	}
+	links, ok := c.links[id]
+	if !ok {
+		b, err := c.store.Get(ctx, c.store.keys.links(id))
+		if err != nil {
+			return nil, fmt.Errorf("crdt: the links of block %s: %w", id.Cid(), err)
+		}
+		if links, ok = decodeIDs(b); !ok {
+			return nil, fmt.Errorf("crdt: the links of block %s: %w", id.Cid(), errBadMark)
+		}
+	}
+	c.setLinks(id, nil)
+	return links, nil
 }
 
 // height is the height of the next block of a DAG: above every head, and above
@@ -188,7 +237,7 @@ func (c *dagChange) height(dagName string) uint64 {
 // merge puts a block in its place: a head when all below it is complete, a
 // root while something is missing.
 func (c *dagChange) merge(ctx context.Context, b *block) error {
-	m := &mark{tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, links: b.links, covered: b.covered}
+	m := &mark{state: pending, tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, covered: b.covered}
 	c.unqueue(b)
 	broken := false
 	for i, link := range b.links {
@@ -207,10 +256,15 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 			broken = true
 		}
 	}
-	if !broken && m.missing > 0 {
-		return c.hold(ctx, b.id, m)
+	switch {
+	case broken:
+		c.strand(b.id)
+		return c.uncover(ctx, m, b.links)
+	case m.missing > 0:
+		return c.hold(ctx, b.id, m, b.links)
 	}
-	return c.settle(ctx, b.id, m, broken)
+	c.complete(b.id, m, b.links)
+	return nil
 }
 
 // unqueue removes the queue row of a block that is here now.
@@ -246,14 +300,14 @@ func (c *dagChange) setQueued(id blockID, w *wanted) {
 
 // hold keeps a block waiting. It is a root in the place of the roots below it,
 // unless a block above is waiting for it.
-func (c *dagChange) hold(ctx context.Context, id blockID, m *mark) error {
-	m.state = pending
-	c.setMark(id, m)
-	for _, link := range m.links {
+func (c *dagChange) hold(ctx context.Context, id blockID, m *mark, links []blockID) error {
+	for _, link := range links {
 		if below, ok := c.roots.now[link]; ok && below.DAGName == m.tip.DAGName {
 			c.roots.remove(link)
 		}
 	}
+	m.links = links
+	c.setMark(id, m)
 	above, err := c.hasPendingParent(ctx, id)
 	if err == nil && !above && !m.covered {
 		c.roots.add(id, m.tip)
@@ -261,8 +315,12 @@ func (c *dagChange) hold(ctx context.Context, id blockID, m *mark) error {
 	return err
 }
 
+// fewParents are looked at to tell whether a block is a root. One too many does
+// no harm; a peer can put any number of stranded blocks above another.
+const fewParents = 64
+
 func (c *dagChange) hasPendingParent(ctx context.Context, id blockID) (bool, error) {
-	parents, err := c.parents(ctx, id)
+	parents, err := c.parents(ctx, id, fewParents)
 	if err != nil {
 		return false, err
 	}
@@ -274,18 +332,12 @@ func (c *dagChange) hasPendingParent(ctx context.Context, id blockID) (bool, err
 	return false, nil
 }
 
-// settle makes a block complete, or stranded when it is broken. A complete
-// block is a head in the place of the heads it links to.
-func (c *dagChange) settle(ctx context.Context, id blockID, m *mark, broken bool) error {
-	c.roots.remove(id)
-	c.news = append(c.news, id)
-	if broken {
-		c.setMark(id, &mark{state: stranded})
-		return c.uncover(ctx, m)
-	}
-	c.setMark(id, &mark{state: complete, tip: m.tip})
+// complete makes a block complete, and a head in the place of the heads it links
+// to.
+func (c *dagChange) complete(id blockID, m *mark, links []blockID) {
+	c.settle(id, &mark{state: complete, tip: m.tip})
 	c.completed = append(c.completed, id)
-	for _, link := range m.links {
+	for _, link := range links {
 		if below, ok := c.heads.now[link]; ok && below.DAGName == m.tip.DAGName {
 			c.heads.remove(link)
 		}
@@ -293,13 +345,22 @@ func (c *dagChange) settle(ctx context.Context, id blockID, m *mark, broken bool
 	if !m.covered {
 		c.heads.add(id, m.tip)
 	}
-	return nil
 }
 
-// uncover makes roots of the pending blocks below one that is stranded. Those
+// strand is for a block that will never be complete. Call uncover as well.
+func (c *dagChange) strand(id blockID) { c.settle(id, &mark{state: stranded}) }
+
+// settle gives a block a mark that will not change, of which its parents learn.
+func (c *dagChange) settle(id blockID, m *mark) {
+	c.roots.remove(id)
+	c.setMark(id, m)
+	c.news = append(c.news, id)
+}
+
+// uncover makes roots of pending blocks that a stranded one links to. Those
 // below a covered block become covered.
-func (c *dagChange) uncover(ctx context.Context, above *mark) error {
-	for _, link := range above.links {
+func (c *dagChange) uncover(ctx context.Context, above *mark, links []blockID) error {
+	for _, link := range links {
 		child, err := c.mark(ctx, link)
 		if err != nil {
 			return err
@@ -342,8 +403,7 @@ func (c *dagChange) cover(id blockID, m *mark) {
 // refuse marks a block that will never be merged.
 func (c *dagChange) refuse(b *block) {
 	c.unqueue(b)
-	c.setMark(b.id, &mark{state: refused})
-	c.news = append(c.news, b.id)
+	c.settle(b.id, &mark{state: refused})
 }
 
 // again is for a block that has been merged or refused before. If it was queued
@@ -355,81 +415,122 @@ func (c *dagChange) again(b *block) {
 	}
 }
 
-// wanted returns what the walker has to get: blocks that the commit found
-// missing, and those whose parents could not all be told.
-func (c *dagChange) wanted() []wanted {
-	return slices.DeleteFunc(c.wants, func(w wanted) bool {
-		return c.marks[w.id].state != unknown && !slices.Contains(c.news, w.id)
-	})
-}
-
 // spread tells the parents of settled blocks, and theirs, until all know or
 // the commit is large enough. A block that is left over is queued, as if it
-// were missing: when it is merged again, its parents' turn comes.
+// were missing: when it is merged again, its parents' turn comes. After that,
+// wants is what the walker has to get.
 func (c *dagChange) spread(ctx context.Context) error {
-	if len(c.news) == 0 {
-		return nil
-	}
-	by := c.news[0]
-	for told := 0; len(c.news) > 0 && told < maxNews; {
-		id := c.news[0]
-		parents, err := c.parents(ctx, id)
+	c.wants = slices.DeleteFunc(c.wants, func(w wanted) bool { return c.marks[w.id].state != unknown })
+	for i := 0; i < len(c.news); i++ { // it grows meanwhile
+		id := c.news[i]
+		all, err := c.tellParents(ctx, id)
 		if err != nil {
 			return err
 		}
-		now := parents[:min(len(parents), maxNews-told)]
-		for _, p := range now {
-			if err := c.tell(ctx, p, id); err != nil {
-				return err
-			}
+		if !all {
+			w := wanted{id: id, parent: c.news[0], height: maxPriority}
+			c.setQueued(id, &w)
+			c.wants = append(c.wants, w)
 		}
-		if told += len(now); len(now) == len(parents) {
-			c.news = c.news[1:]
-		}
-	}
-	for _, id := range c.news {
-		w := wanted{id: id, parent: by, height: maxPriority}
-		c.setQueued(id, &w)
-		c.wants = append(c.wants, w)
 	}
 	return nil
 }
 
-// tell lets a parent know that a child is settled.
-func (c *dagChange) tell(ctx context.Context, parent, child blockID) error {
-	c.setWait(child, parent, false)
+// tellParents tells the parents of a settled block. It returns false when there
+// is no room for all of them.
+func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err error) {
+	parents, err := c.parents(ctx, id, max(c.room, 0))
+	if err != nil {
+		return false, err
+	}
+	for _, p := range parents {
+		if told, err := c.tell(ctx, p, id); !told || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// tell lets a parent know that a child is settled, if there is room for it.
+func (c *dagChange) tell(ctx context.Context, parent, child blockID) (told bool, err error) {
+	if c.room <= 0 {
+		return false, nil
+	}
 	p, err := c.mark(ctx, parent)
-	if err != nil || p.state != pending {
-		return err
+	if err != nil {
+		return false, err
 	}
-	if c.marks[child].state != complete {
-		return c.settle(ctx, parent, p, true)
+	c.room -= 1 + len(p.links)
+	told = true
+	switch {
+	case p.state != pending:
+	case c.marks[child].state == complete:
+		err = c.oneLess(ctx, parent, *p)
+	default:
+		told, err = c.breakOff(ctx, parent, *p)
 	}
-	left := *p
-	if left.missing--; left.missing == 0 {
-		return c.settle(ctx, parent, &left, false)
+	if told && err == nil {
+		c.setWait(child, parent, false)
 	}
-	c.setMark(parent, &left)
-	return nil
+	return told, err
 }
 
-// parents returns the merged blocks that wait for a block.
-func (c *dagChange) parents(ctx context.Context, child blockID) ([]blockID, error) {
-	var ids []blockID
-	if c.waiting {
-		for e, err := range c.store.rowsOf(ctx, c.store.keys.waitingOn(child), 1, true) {
-			if err != nil {
-				return nil, err
-			}
-			_, id, ok := splitID(e.Key)
-			if _, changed := c.waits[child][id]; ok && !changed {
-				ids = append(ids, id)
-			}
-		}
+// oneLess counts down what a pending block misses.
+func (c *dagChange) oneLess(ctx context.Context, id blockID, m mark) error {
+	if m.missing--; m.missing > 0 {
+		c.setMark(id, &m)
+		return nil
 	}
+	links, err := c.takeLinks(ctx, id, &m)
+	if err == nil {
+		c.room -= len(links)
+		c.complete(id, &m, links)
+	}
+	return err
+}
+
+// breakOff strands a pending block, once all below it is uncovered. As long as
+// there is no room for that, it returns false, and the block is pending with the
+// links that are left.
+func (c *dagChange) breakOff(ctx context.Context, id blockID, m mark) (done bool, err error) {
+	links, err := c.takeLinks(ctx, id, &m)
+	if err != nil {
+		return false, err
+	}
+	now := links[:min(len(links), max(c.room, 1))]
+	c.room -= len(now)
+	if err := c.uncover(ctx, &m, now); err != nil {
+		return false, err
+	}
+	if m.links = links[len(now):]; len(m.links) > 0 {
+		c.setMark(id, &m)
+		return false, nil
+	}
+	c.strand(id)
+	return true, nil
+}
+
+// parents returns the merged blocks that wait for a block: all, or more than limit.
+func (c *dagChange) parents(ctx context.Context, child blockID, limit int) ([]blockID, error) {
+	var ids []blockID
 	for id, put := range c.waits[child] {
 		if put {
 			ids = append(ids, id)
+		}
+	}
+	if !c.waiting {
+		return sortIDs(ids), nil
+	}
+	for e, err := range c.store.rowsOf(ctx, c.store.keys.waitingOn(child), 1, true) {
+		if err != nil {
+			return nil, err
+		}
+		_, id, ok := splitID(e.Key)
+		if _, changed := c.waits[child][id]; ok && !changed {
+			ids = append(ids, id)
+		}
+		if len(ids) > limit {
+			break
 		}
 	}
 	return sortIDs(ids), nil
@@ -454,6 +555,9 @@ func (c *dagChange) rows() []row {
 		if m.changed {
 			rows = append(rows, row{key: keys.block(id), value: m.encode()})
 		}
+	}
+	for id, links := range c.links {
+		rows = append(rows, row{key: keys.links(id), value: encodeIDs(links), remove: len(links) == 0})
 	}
 	for child, parents := range c.waits {
 		for parent, put := range parents {

@@ -136,6 +136,7 @@
 //	                        whose parents have still to be told that it is
 //	                        settled: uvarint, at most its height
 //	/p/<child id>/<parent>  the parent is pending because of the child; empty
+//	/p/<id>                 the links of a pending block that has more than 8
 //	/r/<id>                 a root: uvarint height, then the DAG's name
 //	/w                      the redo row: a commit that has begun
 //
@@ -163,7 +164,10 @@
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
 // block that repair found below a complete one, or that was purged. A pending mark goes
 // on with uvarints, the number of links that are not complete, the height and
-// the length of the DAG's name, then that name and the digests of all links.
+// the length of the DAG's name, then that name, and the digests of all links unless
+// these stand in a row of their own: the mark is written again for each link that
+// becomes complete. Of a block that is about to be stranded these are the links below
+// which nothing has been uncovered yet.
 //
 // The redo row holds all rows of a commit, in the shape of a delta. It is
 // written first when the store has no atomic batches, or when the commit may
@@ -237,6 +241,8 @@
 //   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go).
 //     A block of 2 MiB with 200,000 keys, the costliest there is, takes some
 //     250 MiB and a second. Small blocks wait for one such at a time.
+//   - One commit tells up to 8,192 parents of what is settled below them, and looks
+//     at as many links of theirs, or at all of one block (dag.go).
 //   - 64 blocks hold values of older blocks, or wait for them; one block is
 //     decoded for its values at a time (merge.go, commit.go).
 //   - What 64 Ki changes or 32 MiB of them tell the hooks may wait. Beyond that

@@ -97,7 +97,7 @@ type keyspace struct {
 	tombstones string // <key>/<id>: nothing
 	blocks     string // <id>: mark
 	queue      string // <id>: at most this height
-	waiting    string // <child id>/<parent id>: nothing
+	waiting    string // <child id>/<parent id>: nothing; <id>: links
 	roots      string // <id>: height, DAG name
 	oldSet     string // what formats 0 and 1 kept in <set>/s and <set>/k
 	oldValues  string
@@ -162,6 +162,9 @@ func (k *keyspace) block(id blockID) ds.Key  { return ds.RawKey(id.under(k.block
 func (k *keyspace) queued(id blockID) ds.Key { return ds.RawKey(id.under(k.queue)) }
 
 func (k *keyspace) root(id blockID, _ HeadValue) ds.Key { return ds.RawKey(id.under(k.roots)) }
+
+// links is the row of a pending block's links, if these are many.
+func (k *keyspace) links(id blockID) ds.Key { return ds.RawKey(id.under(k.waiting)) }
 
 func (k *keyspace) waitingOn(child blockID) string { return child.under(k.waiting) }
 

@@ -158,7 +158,7 @@ func (m *merger) merge(group []*arrival) error {
 		return err
 	}
 	children := make(map[blockID][]wanted)
-	for _, w := range c.dag.wanted() {
+	for _, w := range c.dag.wants {
 		children[w.parent] = append(children[w.parent], w)
 	}
 	for _, a := range group {

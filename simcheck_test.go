@@ -184,6 +184,7 @@ func (s *simulation) checkNewcomer() {
 	s.t.Helper()
 	blocks := len(s.replicas[0].merged)
 	r := s.newSimReplica()
+	r.spread = maxSpread
 	r.start()
 	before := r.cost()
 	s.converge()

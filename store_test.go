@@ -176,6 +176,7 @@ type faultyStore struct {
 
 	reads, writes     atomic.Int64 // rows
 	maxRows, maxBytes atomic.Int64 // of one write
+	maxReads, readBy  atomic.Int64 // rows between two writes; rows before the last
 
 	mu     sync.Mutex
 	left   int  // writes until it dies; negative: it does not
@@ -231,6 +232,8 @@ func (s *faultyStore) failing() bool {
 func (s *faultyStore) write(rows, size int, make func() error) error {
 	s.maxRows.Store(max(s.maxRows.Load(), int64(rows)))
 	s.maxBytes.Store(max(s.maxBytes.Load(), int64(size)))
+	reads := s.reads.Load()
+	s.maxReads.Store(max(s.maxReads.Load(), reads-s.readBy.Swap(reads)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.left == 0 {

@@ -257,8 +257,8 @@ func TestLongCascadeIsSplitIntoCommits(t *testing.T) {
 	net := newTestNet()
 	a := net.newReplicaOn(t, newBadger(t))
 	liar := net.node()
-	// Many blocks wait for one: a fan, whose news reach all in two commits.
-	const fan = maxNews + 100
+	// Many blocks wait for one: a fan, which is too wide for one commit.
+	const fan = maxSpread/2 + 100
 	base := marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/base")})
 	nd := dag.NodeWithData(base)
 	nd.SetCidBuilder(blockPrefix)
