@@ -124,14 +124,18 @@ func (a *announcer) poke() {
 }
 
 // sawHead notes that another replica knows a head, so that the next round can
-// leave it out.
+// leave it out. That may be hours away: what is a head no more is dropped before.
 func (a *announcer) sawHead(id blockID) {
-	if heads, _ := a.frontier.get(); heads[id].Height == 0 {
+	heads, _ := a.frontier.get()
+	if heads[id].Height == 0 {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen[id] = time.Now()
+	if len(a.seen) > 2*len(heads) {
+		maps.DeleteFunc(a.seen, func(id blockID, _ time.Time) bool { _, ok := heads[id]; return !ok })
+	}
 }
 
 // run announces until the context ends.

@@ -243,6 +243,7 @@
 //     250 MiB and a second. Small blocks wait for one such at a time.
 //   - One commit tells up to 8,192 parents of what is settled below them, and looks
 //     at as many links of theirs, or at all of one block (dag.go).
+//   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
 //   - 64 blocks hold values of older blocks, or wait for them; one block is
 //     decoded for its values at a time (merge.go, commit.go).
 //   - What 64 Ki changes or 32 MiB of them tell the hooks may wait. Beyond that

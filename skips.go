@@ -81,10 +81,28 @@ func (s skips) links(dagName string, height uint64, heads []blockID) (ids []bloc
 	return ids
 }
 
+// maxSlots bounds the skips, whatever DAGs peers invent. Without its slots a DAG
+// has fewer skip links, and the unnamed DAG, which has 128 at most, keeps its own.
+const maxSlots = 4096
+
 // note takes notice of a complete block.
 func (s skips) note(dagName string, height uint64, id blockID) {
-	if slot := slotOf(dagName, height); height >= s[slot].height {
-		s[slot] = skipTarget{height, id}
+	slot := slotOf(dagName, height)
+	if height < s[slot].height {
+		return
+	}
+	s[slot] = skipTarget{height, id}
+	if len(s) > maxSlots {
+		s.dropAny()
+	}
+}
+
+func (s skips) dropAny() {
+	for slot := range s {
+		if slot.dag != "" {
+			delete(s, slot)
+			return
+		}
 	}
 }
 
@@ -93,7 +111,7 @@ func (s skips) forget(dagName string) {
 	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dag == dagName })
 }
 
-// maxRecall bounds the steps of recall. A history takes two for each bit of its
+// maxRecall bounds the heads that recall begins at, and its steps. A history takes two for each bit of its
 // height; heads mostly share most of theirs.
 const maxRecall = 1024
 
@@ -102,8 +120,9 @@ const maxRecall = 1024
 // blocks have fewer skip links.
 func (c *committer) recall(ctx context.Context) {
 	found, seen := make(skips), make(map[blockID]bool)
-	heads, _ := c.frontier.get()
-	for id := range heads {
+	tops, _ := c.frontier.get()
+	heads := tops.ids()
+	for _, id := range heads[:min(len(heads), maxRecall)] {
 		b, err := c.blocks.get(ctx, c.blocks.dag, id)
 		for err == nil && b != nil && !seen[b.id] && len(seen) < maxRecall {
 			seen[b.id] = true

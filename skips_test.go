@@ -118,3 +118,43 @@ func TestFalseHeightsDoNotEndSkipLinks(t *testing.T) {
 		t.Errorf("%d skip links in 100 blocks", skips)
 	}
 }
+
+// Peers may invent any number of DAGs. They displace each other, and not the
+// unnamed one.
+func TestSkipsAreBounded(t *testing.T) {
+	s := make(skips)
+	for h := range uint64(1000) {
+		s.note("", h+1, testID(int(h)))
+	}
+	want := s.links("", 1023, nil)
+	for i := range 3 * maxSlots {
+		s.note(fmt.Sprint(i), 1, testID(i))
+	}
+	if len(s) > maxSlots {
+		t.Errorf("%d slots, the limit is %d", len(s), maxSlots)
+	}
+	if got := s.links("", 1023, nil); !slices.Equal(got, want) || len(got) == 0 {
+		t.Errorf("the unnamed DAG has %d targets left of %d", len(got), len(want))
+	}
+}
+
+func TestRecallReadsSomeOfManyHeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t)
+		liar := net.node()
+		var heads []cid.Cid
+		for i := range maxRecall + 200 {
+			heads = append(heads, liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement(fmt.Sprint("/", i))})))
+		}
+		r.node.deliver(announcement(heads...))
+		waitFor(t, "many heads", func() bool { n, _ := r.Heads().Len(ctx); return n == len(heads) })
+		r.must(r.Close())
+		before := r.node.requests
+		r.open()
+		synctest.Wait()
+		if reads := r.node.requests - before; reads > maxRecall {
+			t.Errorf("recall read %d blocks, the limit is %d", reads, maxRecall)
+		}
+	})
+}

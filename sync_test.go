@@ -440,6 +440,23 @@ func TestAnnouncedAgainForThoseWhoMissedIt(t *testing.T) {
 	waitFor(t, "the pair", func() bool { return b.get("/k") == "v" })
 }
 
+// The next round may be hours away: until then only what others know of the
+// present heads is kept.
+func TestSeenHeadsDoNotPileUp(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	for i := range 50 {
+		r.put("/k", fmt.Sprint(i))
+		id, err := blockIDOf(r.head())
+		r.must(err)
+		r.announcer.sawHead(id)
+	}
+	r.announcer.mu.Lock()
+	defer r.announcer.mu.Unlock()
+	if n := len(r.announcer.seen); n > 2 {
+		t.Errorf("%d heads are remembered, and there is one", n)
+	}
+}
+
 func TestCloseAnnouncesWhatIsLeft(t *testing.T) {
 	net := newTestNet()
 	a := net.newReplica(t, func(o *Options) { o.BroadcastBatchDelay = time.Hour })
