@@ -78,7 +78,11 @@ var (
 	_ func(*crdt.PubSubBroadcaster, context.Context) ([]byte, error) = (*crdt.PubSubBroadcaster).Next
 
 	_ func(crdt.Head) string = crdt.Head.String
+
+	_ = isComparable[crdt.PubSubBroadcaster]
 )
+
+func isComparable[T comparable]() {}
 
 // The interfaces as the contract has them. Each is assigned in both
 // directions, so that no method may be missing and none may be added: programs

@@ -5,8 +5,10 @@ import (
 	"errors"
 )
 
-// ErrNoMoreBroadcast is returned by Broadcaster.Next when nothing will ever
-// come again. The replica then stops listening and goes on with its own data.
+// ErrNoMoreBroadcast is returned by a Broadcaster that has ended. By that of Next
+// nothing will ever come again: the replica stops listening and goes on with its
+// own data. By that of Broadcast nothing can be sent: it announces no more, and
+// when it is opened again it announces its heads.
 var ErrNoMoreBroadcast = errors.New("crdt: no more broadcasts")
 
 // A Broadcaster carries small messages from each replica to all the others. It
@@ -18,13 +20,14 @@ type Broadcaster interface {
 	// Broadcast sends a message to the other replicas. It may block until ctx
 	// ends. The bytes belong to the datastore: they must not be changed, and
 	// must not be kept after the call returns unless they are only read.
-	// A message that fails is sent again later.
+	// A message that fails is sent again later, unless the error is
+	// ErrNoMoreBroadcast. It must not be that when ctx alone has ended.
 	Broadcast(context.Context, []byte) error
 
 	// Next blocks until a message from another replica arrives and returns it.
-	// The bytes belong to the caller. It returns an error when ctx ends, and
-	// ErrNoMoreBroadcast once nothing more will come; other errors are logged
-	// and Next is called again.
+	// The bytes belong to the caller. It returns an error when ctx ends, which
+	// may be ErrNoMoreBroadcast, and ErrNoMoreBroadcast once nothing more will
+	// come; other errors are logged and Next is called again.
 	Next(context.Context) ([]byte, error)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -60,9 +61,13 @@ type PubSubBroadcaster struct {
 	queue  *pubsubQueue
 	joined pubsubBell
 
-	// The broadcaster's life: parent is the context it was given, ctx ends
-	// with parent, by end, or with PubSub; left is closed when nothing runs
-	// any more and the topic is free.
+	*pubsubLife // a pointer: programs may compare the struct, and a func in it cannot be
+}
+
+// The life of a broadcaster: parent is the context it was given, ctx ends with
+// parent, by end, or with PubSub; left is closed when nothing runs any more and
+// the topic is free.
+type pubsubLife struct {
 	parent context.Context
 	ctx    context.Context
 	end    context.CancelFunc
@@ -90,8 +95,10 @@ func NewPubSubBroadcaster(ctx context.Context, psub *pubsub.PubSub, topic string
 		mark:   newPubsubMark(),
 		queue:  newPubsubQueue(pubsubQueueBytes),
 		joined: newPubsubBell(),
-		parent: ctx,
-		left:   make(chan struct{}),
+		pubsubLife: &pubsubLife{
+			parent: ctx,
+			left:   make(chan struct{}),
+		},
 	}
 	if err := b.enter(topic); err != nil {
 		return nil, fmt.Errorf("crdt: joining pubsub topic %q: %w", topic, err)
@@ -137,10 +144,20 @@ func (b *PubSubBroadcaster) Broadcast(ctx context.Context, data []byte) error {
 // Messages wait for Next in the order they came. At most 16 MiB wait: when more
 // come, the oldest are dropped, as their heads are announced again later.
 //
-// Next returns the error of ctx when that ended, and ErrNoMoreBroadcast when
-// the broadcaster did, even if messages still wait. By then the topic is free
-// and no goroutine is left, unless ctx ended too.
+// Next returns ErrNoMoreBroadcast when the broadcaster has ended, even if messages
+// still wait. By then the topic is free and no goroutine is left, unless ctx ended
+// too. When ctx alone has ended, it returns an error that is both
+// ErrNoMoreBroadcast and that of ctx: programs that loop over Next look for the
+// first alone.
 func (b *PubSubBroadcaster) Next(ctx context.Context) ([]byte, error) {
+	data, err := b.next(ctx)
+	if err != nil && !errors.Is(err, ErrNoMoreBroadcast) {
+		err = fmt.Errorf("%w for this call: %w", ErrNoMoreBroadcast, err)
+	}
+	return data, err
+}
+
+func (b *PubSubBroadcaster) next(ctx context.Context) ([]byte, error) {
 	for {
 		if err := b.check(ctx); err != nil {
 			return nil, err

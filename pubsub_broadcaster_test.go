@@ -290,7 +290,7 @@ func TestPubSubEndDuringCheckIsNoMoreBroadcast(t *testing.T) {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	parent := &pubsubTestEnding{Context: ended}
-	b := &PubSubBroadcaster{parent: parent, ctx: context.Background()}
+	b := &PubSubBroadcaster{pubsubLife: &pubsubLife{parent: parent, ctx: context.Background()}}
 	pubsubTestWant(t, b.check(parent), ErrNoMoreBroadcast)
 }
 
@@ -320,7 +320,12 @@ func TestPubSubGoesOnAfterCallersContext(t *testing.T) {
 	defer cancel()
 	_, err := b.Next(short)
 	pubsubTestWant(t, err, context.DeadlineExceeded)
-	pubsubTestWant(t, b.Broadcast(short, []byte("never sent")), context.DeadlineExceeded)
+	pubsubTestWant(t, err, ErrNoMoreBroadcast)
+	err = b.Broadcast(short, []byte("never sent"))
+	pubsubTestWant(t, err, context.DeadlineExceeded)
+	if errors.Is(err, ErrNoMoreBroadcast) {
+		t.Errorf("Broadcast says that the broadcaster has ended: %v", err)
+	}
 
 	pubsubTestSend(t, a, "message")
 	pubsubTestReceive(t, b, "message")
