@@ -58,6 +58,7 @@ type announcer struct {
 	fresh   []*block              // to be announced inline, in the order of their commits
 	size    int                   // of fresh, in bytes
 	seen    map[blockID]time.Time // heads that others announced since the last round
+	ended   bool                  // nothing can be sent any more, and is kept for that
 }
 
 // inlineSize is the size of the largest block that travels inside its
@@ -90,6 +91,10 @@ func (a *announcer) announce(blocks []*block) {
 		return
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return
+	}
 	for _, b := range blocks {
 		if len(b.raw) <= a.inline && a.size+len(b.raw) <= maxInlineBytes {
 			a.fresh = append(a.fresh, b)
@@ -98,7 +103,6 @@ func (a *announcer) announce(blocks []*block) {
 			a.pending[b.id] = true
 		}
 	}
-	a.mu.Unlock()
 	a.poke()
 }
 
@@ -107,12 +111,15 @@ func (a *announcer) announce(blocks []*block) {
 func (a *announcer) announceHeads(since time.Time) {
 	heads, _ := a.frontier.get()
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return
+	}
 	for id := range heads {
 		if !a.seen[id].After(since) {
 			a.pending[id] = true
 		}
 	}
-	a.mu.Unlock()
 	a.poke()
 }
 
@@ -138,7 +145,7 @@ func (a *announcer) sawHead(id blockID) {
 	}
 }
 
-// run announces until the context ends.
+// run announces until the context or the broadcasts end.
 func (a *announcer) run() {
 	begun := time.Now()
 	a.announceHeads(begun)
@@ -148,7 +155,9 @@ func (a *announcer) run() {
 		select {
 		case <-a.wake:
 			a.pause(a.delay)
-			a.sendPending(a.ctx)
+			if a.sendPending(a.ctx) != nil {
+				return
+			}
 		case <-round.C:
 			a.announceHeads(begun)
 			begun = time.Now()
@@ -166,8 +175,12 @@ func (a *announcer) finish(ctx context.Context) {
 		return
 	}
 	for heads := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
-		if err := a.send(ctx, heads); err != nil {
+		err := a.send(ctx, heads)
+		if err != nil {
 			a.log.Infof("%d heads were not announced before the end: %s", len(heads), err)
+		}
+		if errors.Is(err, ErrNoMoreBroadcast) {
+			return
 		}
 	}
 }
@@ -196,10 +209,16 @@ func (a *announcer) pause(d time.Duration) {
 	}
 }
 
-// sendPending announces what is pending. What fails stays pending.
-func (a *announcer) sendPending(ctx context.Context) {
+// sendPending announces what is pending. What fails stays pending, until the
+// broadcasts end: that alone is returned as an error.
+func (a *announcer) sendPending(ctx context.Context) error {
 	for heads := range slices.Chunk(a.takePending(), maxHeadsPerMessage) {
-		if err := a.send(ctx, heads); err != nil {
+		err := a.send(ctx, heads)
+		if errors.Is(err, ErrNoMoreBroadcast) {
+			a.end()
+			return err
+		}
+		if err != nil {
 			if ctx.Err() == nil { // or else finish sends them
 				a.log.Warnf("announcing %d heads, will try again: %s", len(heads), err)
 			}
@@ -207,6 +226,17 @@ func (a *announcer) sendPending(ctx context.Context) {
 			a.pause(retryPause)
 		}
 	}
+	return nil
+}
+
+// end forgets what was to be announced: at the next start all heads are.
+func (a *announcer) end() {
+	a.log.Infof("no more broadcasts: this replica announces nothing from now on")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = true
+	a.fresh, a.size = nil, 0
+	clear(a.pending)
 }
 
 // takePending returns what to announce. Blocks that have been built upon need
