@@ -22,6 +22,7 @@ const (
 
 	patience   = 300 * time.Millisecond // how long a request keeps its slot
 	maxSlowAge = 10 * time.Second       // older slow requests may be cut off
+	maxSpill   = time.Minute            // how long queue rows that are not in jobs wait at most
 
 	minBackoff  = 100 * time.Millisecond
 	maxAttempts = 8 // for a block that was announced and never seen
@@ -213,7 +214,7 @@ func (w *walker) displaceLocked(wk *walk) bool {
 // lookLaterLocked has the queue rows read again after a while.
 func (w *walker) lookLaterLocked() {
 	if w.spill == nil {
-		w.spill = time.AfterFunc(max(w.maxBackoff, time.Second), w.lookAgain)
+		w.spill = time.AfterFunc(min(max(w.maxBackoff, time.Second), maxSpill), w.lookAgain)
 	}
 }
 
