@@ -789,10 +789,7 @@ func TestOldTombstonesWaitForTheirBlocks(t *testing.T) {
 }
 
 func TestNewerVersionIsRefusedAndNothingTouched(t *testing.T) {
-	redo, err := encodeRedo([]row{{key: testNamespace.ChildString("s/r/k"), value: []byte("whatever it means there")}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	redo := encodeRedo([]row{{key: testNamespace.ChildString("s/r/k"), value: []byte("whatever it means there")}})
 	for name, o := range map[string]*oldStore{
 		"next format":             writtenStore(t, "old-v1-joined").with("/crdt_version", 0x84),
 		"next format, as uvarint": writtenStore(t, "old-v1-joined").with("/crdt_version", 4),

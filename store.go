@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
-	"slices"
 	"strings"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
-	"github.com/ipfs/go-ds-crdt/pb"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // A rowStore is the user's datastore, with writes that are all or nothing.
@@ -72,10 +70,15 @@ func hasAtomicBatch(ctx context.Context, store ds.Datastore) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("crdt: opening a batch: %w", err)
 	}
-	if c, ok := probe.(interface{ Cancel() error }); ok {
-		_ = c.Cancel() // Badger's batch holds a transaction
-	}
+	cancel(probe)
 	return reflect.TypeOf(probe) != reflect.TypeOf(ds.NewBasicBatch(nil)), nil
+}
+
+// cancel lets go of a batch that is not committed: Badger's holds a transaction.
+func cancel(b ds.Batch) {
+	if c, ok := b.(interface{ Cancel() error }); ok {
+		_ = c.Cancel()
+	}
 }
 
 // get reads a row; found is false when there is none.
@@ -130,11 +133,7 @@ func (s *rowStore) write(ctx context.Context, rows []row) error {
 	if s.batching != nil && isSmall(rows) {
 		return s.apply(ctx, rows)
 	}
-	redo, err := encodeRedo(rows)
-	if err != nil {
-		return err
-	}
-	if err := s.Put(ctx, s.keys.redo, redo); err != nil {
+	if err := s.Put(ctx, s.keys.redo, encodeRedo(rows)); err != nil {
 		return err
 	}
 	// Once the redo row stands, the commit will be made: better now than when
@@ -188,6 +187,7 @@ func (s *rowStore) apply(ctx context.Context, rows []row) error {
 		return err
 	}
 	if err := writeRows(ctx, batch, rows); err != nil {
+		cancel(batch)
 		return err
 	}
 	return batch.Commit(ctx)
@@ -216,32 +216,61 @@ func isSmall(rows []row) bool {
 	return len(rows) <= maxAtomicRows && size <= maxAtomicBytes
 }
 
-// A redo row has the shape of a delta: what is put and what is removed.
-func encodeRedo(rows []row) ([]byte, error) {
-	var d pb.Delta
+// A redo row has the shape of a delta: what is put and what is removed. But the
+// names of rows are bytes: a namespace need not be UTF-8.
+const (
+	redoPuts    protowire.Number = 1
+	redoRemoves protowire.Number = 2
+	redoKey     protowire.Number = 1
+	redoValue   protowire.Number = 3
+)
+
+func encodeRedo(rows []row) (redo []byte) {
+	var entry []byte
 	for _, r := range rows {
-		e := &pb.Element{Key: r.key.String(), Value: r.value}
+		entry = appendBytes(entry[:0], redoKey, r.key.Bytes())
+		entry = appendBytes(entry, redoValue, r.value)
+		to := redoPuts
 		if r.remove {
-			d.Tombstones = append(d.Tombstones, e)
-		} else {
-			d.Elements = append(d.Elements, e)
+			to = redoRemoves
 		}
+		redo = appendBytes(redo, to, entry)
 	}
-	return proto.Marshal(&d)
+	return redo
+}
+
+func appendBytes(msg []byte, number protowire.Number, b []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(msg, number, protowire.BytesType), b)
 }
 
 // decodeRedo reads what encodeRedo wrote. Rows that cannot be ours mean that it
 // is damaged.
-func (k *keyspace) decodeRedo(b []byte) (rows []row, err error) {
-	var d pb.Delta
-	if err := proto.Unmarshal(b, &d); err != nil {
-		return nil, err
-	}
-	for i, e := range slices.Concat(d.GetElements(), d.GetTombstones()) {
-		if !k.holds(e.GetKey()) {
-			return nil, fmt.Errorf("it has a row %q, which is not below %s", e.GetKey(), k.namespace)
+func (k *keyspace) decodeRedo(redo []byte) (rows []row, err error) {
+	for _, of := range []protowire.Number{redoPuts, redoRemoves} {
+		err := eachField(redo, of, func(entry []byte) error {
+			r, err := k.decodeRedoEntry(entry)
+			r.remove = of == redoRemoves
+			rows = append(rows, r)
+			return err
+		})
+		if err != nil {
+			return nil, err
 		}
-		rows = append(rows, row{key: ds.RawKey(e.GetKey()), value: e.GetValue(), remove: i >= len(d.GetElements())})
 	}
 	return rows, nil
+}
+
+func (k *keyspace) decodeRedoEntry(entry []byte) (row, error) {
+	var key, value []byte
+	err := errors.Join(
+		eachField(entry, redoKey, func(b []byte) error { key = b; return nil }),
+		eachField(entry, redoValue, func(b []byte) error { value = b; return nil }),
+	)
+	if err == nil && !k.holds(string(key)) {
+		err = fmt.Errorf("it has a row %q, which is not below %s", key, k.namespace)
+	}
+	if err != nil {
+		return row{}, err
+	}
+	return row{key: ds.RawKey(string(key)), value: value}, nil
 }
