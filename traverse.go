@@ -81,7 +81,11 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		if r.err != nil {
 			continue
 		}
-		if err := t.add(ctx, r.b.links); err != nil {
+		below, err := s.below(ctx, r.b)
+		if err != nil {
+			return err
+		}
+		if err := t.add(ctx, below); err != nil {
 			return err
 		}
 	}
@@ -95,7 +99,7 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 	case err != nil:
 		return nil, err
 	case r.known:
-		return decodeKnown(r.id, raw)
+		return s.decodeKnown(r.id, raw)
 	}
 	return s.decode(r.id, raw)
 }
