@@ -95,7 +95,6 @@ type keyspace struct {
 	records    string // <key>: record
 	losers     string // <escaped key>/<id>: loser
 	tombstones string // <key>/<id>: nothing
-	claims     string // <id>/<escaped key>: snapshot, key; <id>: DAG name
 	blocks     string // <id>: mark
 	queue      string // <id>: at most this height
 	waiting    string // <child id>/<parent id>: nothing; <id>: links
@@ -116,7 +115,6 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		records:    in(n.Set, "r"),
 		losers:     in(n.Set, "l"),
 		tombstones: in(n.Set, "t"),
-		claims:     in(n.Set, "c"),
 		blocks:     in(n.ProcessedBlocks),
 		queue:      in("q"),
 		waiting:    in("p"),
@@ -158,6 +156,11 @@ func (k *keyspace) loser(key string, id blockID) ds.Key {
 
 func (k *keyspace) tombstone(key string, id blockID) ds.Key {
 	return ds.RawKey(id.under(k.tombstones + key))
+}
+
+// oldVersion is the row of a version in formats 0 and 1.
+func (k *keyspace) oldVersion(key string, id blockID) ds.Key {
+	return ds.RawKey(id.under(k.oldSet + key))
 }
 
 func (k *keyspace) block(id blockID) ds.Key  { return ds.RawKey(id.under(k.blocks)) }

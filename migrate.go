@@ -4,15 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
 	logging "github.com/ipfs/go-log/v2"
 )
-
-// formatVersion is the format that this code reads and writes.
-const formatVersion = 2
 
 const (
 	migrationBatch    = 4000            // rows written at a time
@@ -30,6 +28,8 @@ type migration struct {
 	store  *rowStore
 	blocks *blockStore
 	log    logging.StandardLogger
+	mixed  bool // the store has records of formatVersion beside the old rows
+	losers bool // it may have rows of losers
 
 	rows    []row              // of the next batch
 	records map[string]*record // changed by it
@@ -40,56 +40,27 @@ type migration struct {
 // migrate brings the store to formatVersion. It touches nothing in a store of a
 // newer one.
 func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log logging.StandardLogger) error {
-	version, err := storedVersion(ctx, store)
-	switch {
-	case err != nil:
+	version, stamp, err := storedVersion(ctx, store)
+	if err != nil {
 		return err
-	case version > formatVersion:
-		return fmt.Errorf("%w: it is %d, this code knows up to %d", ErrNewerVersion, version, formatVersion)
 	}
 	if err := store.recover(ctx); err != nil {
 		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
 	}
+	m := newMigration(store, blocks, log)
 	if version < formatVersion {
-		m := &migration{store: store, blocks: blocks, log: log, records: make(map[string]*record)}
-		if err := m.run(ctx, version); err != nil {
-			return fmt.Errorf("crdt: migrating the store from format %d: %w", version, err)
-		}
+		err = m.run(ctx, version)
+	} else {
+		err = m.mix(ctx, stamp)
 	}
-	return stampVersion(ctx, store)
+	if err != nil {
+		return fmt.Errorf("crdt: migrating the store from format %d: %w", version, err)
+	}
+	return stampVersion(ctx, store, ownRow)
 }
 
-// stampVersion says in the store that it is of formatVersion.
-func stampVersion(ctx context.Context, store *rowStore) error {
-	stamp := []row{{key: store.keys.version, value: []byte{versionRow}}}
-	if done, err := store.holds(ctx, stamp); done || err != nil {
-		return err
-	}
-	return store.Put(ctx, stamp[0].key, stamp[0].value)
-}
-
-// versionRow is the format plus 1 with the bit set by which a uvarint goes on:
-// one that has no end. The old module fails on it. It takes a number that it
-// does not know for its own, shows the store empty, and writes to it.
-const versionRow = unended | (formatVersion + 1)
-
-const unended = 1 << 7
-
-// storedVersion also reads the plain uvarint of formats 0 and 1, which stores of
-// format 2 had at first.
-func storedVersion(ctx context.Context, store *rowStore) (uint64, error) {
-	b, found, err := store.get(ctx, store.keys.version)
-	if err != nil || !found {
-		return 0, err
-	}
-	if len(b) == 1 {
-		b = []byte{b[0] &^ unended}
-	}
-	v, n := binary.Uvarint(b)
-	if n <= 0 || v == 0 {
-		return 0, fmt.Errorf("crdt: row %s holds no format version: %x", store.keys.version, b)
-	}
-	return v - 1, nil
+func newMigration(store *rowStore, blocks *blockStore, log logging.StandardLogger) *migration {
+	return &migration{store: store, blocks: blocks, log: log, records: make(map[string]*record)}
 }
 
 // run takes the steps in an order in which each may be begun again: a version
@@ -99,6 +70,19 @@ func (m *migration) run(ctx context.Context, version uint64) error {
 	if version > 0 {
 		steps[1] = func(context.Context) error { return nil }
 	}
+	if err := m.take(ctx, steps); err != nil {
+		return err
+	}
+	if m.seen > 0 {
+		m.log.Infof("store migrated from format %d to %d: %d rows", version, formatVersion, m.seen)
+	}
+	return nil
+}
+
+func (m *migration) take(ctx context.Context, steps []func(context.Context) error) (err error) {
+	if m.losers, err = m.store.any(ctx, m.store.keys.losers); err != nil {
+		return err
+	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -107,15 +91,16 @@ func (m *migration) run(ctx context.Context, version uint64) error {
 			return err
 		}
 	}
-	if m.seen > 0 {
-		m.log.Infof("store migrated from format %d to %d: %d rows", version, formatVersion, m.seen)
-	}
 	return nil
 }
 
-// each calls f with the rows under a prefix, and writes what f queues.
+// each calls f with the keys of the rows under a prefix, and writes what f queues.
 func (m *migration) each(ctx context.Context, prefix string, f func(query.Entry) error) error {
-	for e, err := range m.store.rows(ctx, prefix, true, 0) {
+	return m.eachOf(ctx, m.store.rows(ctx, prefix, true, 0), f)
+}
+
+func (m *migration) eachOf(ctx context.Context, rows iter.Seq2[query.Entry, error], f func(query.Entry) error) error {
+	for e, err := range rows {
 		if err != nil {
 			return err
 		}
@@ -125,13 +110,18 @@ func (m *migration) each(ctx context.Context, prefix string, f func(query.Entry)
 		if m.seen++; m.seen%migrationProgress == 0 {
 			m.log.Infof("migrating the store: %d rows so far", m.seen)
 		}
-		if len(m.rows) >= migrationBatch || m.bytes >= migrationBytes {
-			if err := m.flush(ctx); err != nil {
-				return err
-			}
+		if err := m.flushIfFull(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (m *migration) flushIfFull(ctx context.Context) error {
+	if len(m.rows) < migrationBatch && m.bytes < migrationBytes {
+		return nil
+	}
+	return m.flush(ctx)
 }
 
 func (m *migration) flush(ctx context.Context) error {
@@ -150,6 +140,11 @@ func (m *migration) flush(ctx context.Context) error {
 
 func (m *migration) put(key ds.Key, value []byte) {
 	m.rows = append(m.rows, row{key: key, value: value})
+}
+
+func (m *migration) putValue(key ds.Key, value []byte) {
+	m.put(key, value)
+	m.bytes += len(value)
 }
 
 func (m *migration) remove(key ds.Key) { m.rows = append(m.rows, row{key: key, remove: true}) }
@@ -179,21 +174,47 @@ func (m *migration) addVersion(ctx context.Context, key string, id blockID) erro
 	if err != nil {
 		return err
 	}
-	switch {
-	case r == nil:
-		r, err = m.oldRecord(ctx, key, id)
-	case !r.unresolved && r.id != id:
-		m.put(m.store.keys.loser(key, r.id), []byte{})
-		r.id, r.losers, r.unresolved = blockID{}, true, true
-		fallthrough
-	case r.unresolved:
-		m.put(m.store.keys.loser(key, id), []byte{})
+	if r == nil {
+		r, err = m.firstVersion(ctx, key, id)
+	} else {
+		err = m.furtherVersion(ctx, key, id, r)
 	}
 	if err == nil && m.records[key] == nil {
 		m.records[key] = r
 		m.bytes += len(r.value)
 	}
 	return err
+}
+
+func (m *migration) firstVersion(ctx context.Context, key string, id blockID) (*record, error) {
+	r, err := m.oldRecord(ctx, key, id)
+	if err == nil && m.losers { // Downgrade leaves the rows of losers that have their values
+		r.losers, err = m.store.Has(ctx, m.store.keys.loser(key, id))
+		r.blockless = r.losers
+	}
+	return r, err
+}
+
+func (m *migration) furtherVersion(ctx context.Context, key string, id blockID, r *record) error {
+	if !r.unresolved && r.id == id {
+		return nil
+	}
+	if !r.unresolved {
+		var kept []byte
+		if r.blockless {
+			kept = (&loser{version: r.version, keep: true}).encode()
+		}
+		if err := m.lose(ctx, key, r.id, kept); err != nil {
+			return err
+		}
+		r.id, r.losers, r.unresolved, r.blockless = blockID{}, true, true, false
+	}
+	if m.mixed {
+		if err := m.contest(ctx, key, id, r); err != nil {
+			return err
+		}
+	}
+	return m.lose(ctx, key, id, nil)
 }
 
 func (m *migration) record(ctx context.Context, key string) (*record, error) {
@@ -248,7 +269,7 @@ func (m *migration) electAgain(ctx context.Context) error {
 }
 
 func (m *migration) elect(ctx context.Context, key string) error {
-	c := newSetChange(m.store, false, false)
+	c := newSetChange(m.store, false)
 	k, err := c.load(ctx, key)
 	if err != nil || k.win == nil {
 		return err
@@ -257,6 +278,11 @@ func (m *migration) elect(ctx context.Context, key string) error {
 		k.setLoser(k.win.id, &loser{version: version{id: k.win.id}})
 	}
 	k.win, k.open, k.unresolved = nil, true, false
+	return m.settle(ctx, c)
+}
+
+// settle queues the rows of a change once it is known who wins.
+func (m *migration) settle(ctx context.Context, c *setChange) error {
 	for {
 		missing, err := c.settle(ctx)
 		if err != nil {
@@ -278,21 +304,24 @@ func (m *migration) elect(ctx context.Context, key string) error {
 // dropOld removes what only the old formats have.
 func (m *migration) dropOld(ctx context.Context) error {
 	for _, prefix := range []string{m.store.keys.oldSet, m.store.keys.oldValues} {
-		err := m.each(ctx, prefix, func(e query.Entry) error {
-			m.remove(ds.RawKey(prefix + e.Key))
-			return nil
-		})
-		if err != nil {
+		if err := m.drop(ctx, prefix); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func (m *migration) drop(ctx context.Context, prefix string) error {
+	return m.each(ctx, prefix, func(e query.Entry) error {
+		m.remove(ds.RawKey(prefix + e.Key))
+		return nil
+	})
+}
+
 // dropTombstones removes the tombstones of merged blocks.
 func (m *migration) dropTombstones(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.tombstones, func(e query.Entry) error {
-		_, id, ok := splitID(e.Key)
+		key, id, ok := splitID(e.Key)
 		merged := false
 		if ok {
 			var err error
@@ -303,29 +332,39 @@ func (m *migration) dropTombstones(ctx context.Context) error {
 		if merged || !ok {
 			m.remove(ds.RawKey(m.store.keys.tombstones + e.Key))
 		}
+		if merged && m.losers { // Downgrade left it, with its value
+			m.remove(m.store.keys.loser(key, id))
+		}
 		return nil
 	})
 }
 
 // mendHeads raises heights that are lower than those of their blocks: a repair
-// by the old module can leave such heads behind.
+// by the old module can leave such heads behind. And it takes the heads of named
+// DAGs from among those of the unnamed one, where v0.6.8 has them.
 func (m *migration) mendHeads(ctx context.Context) error {
 	var f frontier
 	if err := f.load(ctx, m.store); err != nil {
 		return err
 	}
 	heads, _ := f.get()
-	ctx, cancel := context.WithTimeout(ctx, headsTimeout)
+	limited, cancel := context.WithTimeout(ctx, headsTimeout)
 	defer cancel()
 	for id, v := range heads {
-		b, err := m.blocks.get(ctx, m.blocks.dag, id)
-		if err != nil {
+		mended := v
+		if b, err := m.blocks.get(limited, m.blocks.dag, id); err == nil {
+			mended = HeadValue{Height: max(v.Height, b.delta.priority), DAGName: b.delta.dag}
+		} else {
 			m.log.Warnf("head %s cannot be read, its height is taken to be %d: %s", id.Cid(), v.Height, err)
-			continue
 		}
-		if v.Height < b.delta.priority {
-			v.Height = b.delta.priority
-			m.rows = append(m.rows, row{key: m.store.keys.head(id, v), value: headRow(v)})
+		if mended.DAGName != "" {
+			m.remove(m.store.keys.head(id, HeadValue{})) // it may be among both
+		}
+		if mended != v {
+			m.put(m.store.keys.head(id, mended), headRow(mended))
+		}
+		if err := m.flushIfFull(ctx); err != nil {
+			return err
 		}
 	}
 	return nil

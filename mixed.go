@@ -1,0 +1,160 @@
+package crdt
+
+import (
+	"context"
+
+	ds "github.com/ipfs/go-datastore"
+	query "github.com/ipfs/go-datastore/query"
+)
+
+// mix merges what the old formats have in a store of formatVersion: the old
+// module opened one when the version row still let it, and put, deleted, and
+// merged blocks, in its own rows beside ours; or Downgrade was cut off.
+func (m *migration) mix(ctx context.Context, stamp string) error {
+	mixed, err := m.isMixed(ctx, stamp)
+	if err != nil || !mixed {
+		return err
+	}
+	m.mixed = true
+	steps := []func(context.Context) error{m.markDirty, m.removeDead, m.moveVersions, m.dropOld, m.dropTombstones, m.mendHeads}
+	if stamp == downgradingRow {
+		steps = append([]func(context.Context) error{m.flatten}, steps...)
+	} else if err := stampVersion(ctx, m.store, mixedRow); err != nil {
+		return err
+	}
+	return m.take(ctx, steps)
+}
+
+func (m *migration) isMixed(ctx context.Context, stamp string) (bool, error) {
+	if stamp != ownRow {
+		return true, nil
+	}
+	mixed, err := m.store.any(ctx, m.store.keys.oldSet)
+	if mixed || err != nil {
+		return mixed, err
+	}
+	return m.store.any(ctx, m.store.keys.oldValues)
+}
+
+// markDirty has a repair look for blocks that the old module lost track of.
+func (m *migration) markDirty(context.Context) error {
+	m.put(m.store.keys.dirty, []byte{})
+	return nil
+}
+
+// removeDead removes the versions that the old module has tombstones for. These
+// stay for now: they are for its own versions as well.
+func (m *migration) removeDead(ctx context.Context) error {
+	return m.each(ctx, m.store.keys.tombstones, func(e query.Entry) error {
+		key, id, ok := splitID(e.Key)
+		if !ok || !isKey(key) {
+			return nil
+		}
+		merged, err := m.store.Has(ctx, m.store.keys.block(id))
+		if err != nil || !merged {
+			return err
+		}
+		return m.removeVersion(ctx, key, id)
+	})
+}
+
+func (m *migration) removeVersion(ctx context.Context, key string, id blockID) error {
+	c := newSetChange(m.store, false)
+	k, err := c.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	if !k.wonBy(id) {
+		if lost, err := m.store.Has(ctx, m.store.keys.loser(key, id)); err != nil || !lost {
+			return err
+		}
+	}
+	k.remove(id)
+	if err := m.settle(ctx, c); err != nil {
+		return err
+	}
+	return m.flush(ctx) // the next tombstone may be for the same key
+}
+
+// contest gives a record that was here the value that the old rows have for its
+// key, if that one wins.
+func (m *migration) contest(ctx context.Context, key string, id blockID, r *record) error {
+	old, err := m.oldRecord(ctx, key, id)
+	if err != nil {
+		return err
+	}
+	mine, theirs := r.version, old.version
+	mine.id, theirs.id = blockID{}, blockID{}
+	if theirs.beats(&mine) {
+		r.priority, r.value = old.priority, old.value
+	}
+	return nil
+}
+
+// flatten takes away what formats 0 and 1 do not know: that a block is missing.
+// Merged blocks become complete, roots become heads, and refused blocks are
+// forgotten. The datastore must be dirty.
+func (m *migration) flatten(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{m.raiseRoots, m.flattenMarks, m.dropQueue} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *migration) raiseRoots(ctx context.Context) error {
+	var f frontier
+	if err := f.load(ctx, m.store); err != nil {
+		return err
+	}
+	_, roots := f.get()
+	for id, v := range roots {
+		m.put(m.store.keys.head(id, v), headRow(v))
+		m.remove(m.store.keys.root(id, v))
+		if err := m.flushIfFull(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *migration) flattenMarks(ctx context.Context) error {
+	return m.eachOf(ctx, m.store.rowsOf(ctx, m.store.keys.blocks, 1, false), func(e query.Entry) error {
+		if len(e.Value) == 0 {
+			return nil
+		}
+		row := ds.RawKey(m.store.keys.blocks + e.Key)
+		switch mark, err := decodeMark(e.Value); {
+		case err != nil:
+			m.log.Warnf("%s is no mark, and taken for that of a merged block: %s", row, err)
+			m.put(row, []byte{})
+		case mark.state == refused:
+			m.remove(row)
+		default:
+			m.put(row, []byte{})
+		}
+		return nil
+	})
+}
+
+func (m *migration) dropQueue(ctx context.Context) error {
+	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting} {
+		if err := m.drop(ctx, prefix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lose adds a row for a loser, unless one is there: it may have a value.
+func (m *migration) lose(ctx context.Context, key string, id blockID, value []byte) error {
+	row := m.store.keys.loser(key, id)
+	if m.losers {
+		if found, err := m.store.Has(ctx, row); found || err != nil {
+			return err
+		}
+	}
+	m.putValue(row, value)
+	return nil
+}
