@@ -56,7 +56,7 @@ type Datastore struct {
 // anything. nil opts mean the defaults.
 //
 // A store that was written in an older format is migrated first, which takes
-// a pass over all its keys and cannot be undone; one of a newer format is
+// a pass over all its keys; Downgrade undoes it. One of a newer format is
 // refused with ErrNewerVersion. Nothing else may write below namespace, but
 // for the DAG service, if its blocks lie deeper in it, as in
 // <namespace>/b/blocks/<multihash>.
@@ -89,7 +89,6 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		hooks:  newHookQueue(opts),
 		stop:   stop,
 	}
-	d.blocks.isKnown = func(ctx context.Context, id blockID) (bool, error) { return rows.Has(ctx, rows.keys.block(id)) }
 	d.closing, d.abort = context.WithCancel(ctx)
 	d.build(ctx, bcast)
 	if err := d.prepare(ctx); err != nil {

@@ -20,11 +20,6 @@
 //   - A tag is 8 random bytes in each delta that adds elements, so that equal
 //     Puts, of two writers or of one, are different blocks. Deltas of users' own
 //     types have none.
-//   - A snapshot is a block that stands for a history: what it links to is
-//     neither fetched nor waited for. Each of its elements is a claim about an
-//     older block: what that gave to a key, at what priority. A claim is a
-//     version until the older block is merged; from then on that alone counts.
-//     Old peers may come to write snapshots; this code only reads them.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get
@@ -110,12 +105,15 @@
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
-//   - snapshot.go reads snapshots.
-//   - migrate.go turns stores of formats 0 and 1 into format 2, in New.
+//   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
+//     downgrade.go turns them back. mixed.go merges what the old module wrote
+//     into one of format 2, and rows of both formats that are left when a
+//     downgrade was cut off. version.go tells which format a store has.
 //   - repair.go walks all blocks below the heads for some that were never
 //     merged, when the datastore is dirty. Stores of the old module may need
-//     it: migrate.go marks one dirty that was not closed. Nothing else does,
-//     but MarkDirty.
+//     it: migrate.go marks one dirty that was not closed, mixed.go one that the
+//     old module wrote into, downgrade.go one with gaps. Nothing else does, but
+//     MarkDirty.
 //   - traverse.go is the walk over whole DAGs behind Repair, Traverse,
 //     PurgeDAG, PrintDAG and DotDAG (inspect.go, merklecrdt.go).
 //   - merklecrdt.go opens the inner layers: custom deltas, named DAGs.
@@ -130,17 +128,14 @@
 //	/s/r<key>               the record of a key: see below
 //	/s/l/<escaped key>/<id> a loser of the key: see below
 //	/s/t<key>/<id>          a tombstone that came before its block; empty
-//	/s/c/<id>/<escaped key> a claim about a block: the digest of the snapshot that
-//	                        made it, then the key
-//	/s/c/<id>               a block that is not here and that a snapshot covers:
-//	                        the name of the snapshot's DAG
 //	/h/<id>                 a head of the unnamed DAG: uvarint height
 //	/a/<dag name>/<id>      a head of a named DAG: uvarint height
 //	/b/<id>                 the mark of a block: see below
 //	/d                      there while the datastore is dirty
 //	/bs                     there while it is open, and after a crash
-//	/crdt_version           one byte: the format plus 1, and 128, which the old
-//	                        module fails on
+//	/crdt_version           a byte: the format plus 1, and 128, which the old
+//	                        module fails on; a second one while a store of both
+//	                        formats is brought to one
 //	----
 //	/q/<id>                 a missing block that a merged one links to, or one
 //	                        whose parents have still to be told that it is
@@ -160,8 +155,7 @@
 //	byte 0       flags: 1 always set, 2 there may be losers, 4 migrated from an
 //	             older format with several live versions and not resolved yet:
 //	             the winner is among the losers too, and its id is not known;
-//	             8 no block that was merged here has the winner's value: it is a
-//	             claim, or the block has been purged
+//	             8 the winner's block has been purged
 //	bytes 1-8    the winner's priority, big endian
 //	bytes 9-40   the winner's block: the bare SHA2-256 digest
 //	bytes 41-    the value
@@ -169,8 +163,7 @@
 // A loser is empty (migrated, nothing known), or has one byte, 1 if a value
 // follows and else 0, and 8 bytes of priority, big endian. As a rule its value
 // stands in its block alone, and is read from there when a tombstone uncovers
-// it; that of a claim is stored, and PurgeDAG stores those of losers whose blocks
-// it removes.
+// it; PurgeDAG stores the values of losers whose blocks it removes.
 //
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
@@ -209,7 +202,7 @@
 //  2. A commit is all or nothing. A replica that is killed at any write reopens
 //     to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
-//     of every head is complete, down to the snapshots in it. Not so for stranded blocks, which never become
+//     of every head is complete. Not so for stranded blocks, which never become
 //     heads; after PurgeDAG; and in a store of the old module, whose heads are
 //     taken to be complete until a repair has filled the gaps.
 //  4. Put and Delete are linearizable on one replica. A read sees every write

@@ -23,7 +23,7 @@ var (
 	// peers would leave something out.
 	ErrInvalidBlock = errors.New("crdt: invalid block")
 
-	// ErrNewerVersion is returned by New when the store was written in a
+	// ErrNewerVersion is returned by New and Downgrade when the store was written in a
 	// format that this code does not know.
 	ErrNewerVersion = errors.New("crdt: store has a newer format")
 )

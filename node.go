@@ -32,10 +32,9 @@ type block struct {
 	raw     []byte
 	delta   *deltaContent
 	links   []blockID
-	skips   int       // how many of the links, the last ones, are skip links
-	covers  []blockID // the links of a snapshot, which has no others
-	queued  bool      // it has a queue row
-	covered bool      // below a complete block: it must not become a head
+	skips   int  // how many of the links, the last ones, are skip links
+	queued  bool // it has a queue row
+	covered bool // below a complete block: it must not become a head
 }
 
 // blockStore reads and writes blocks through the user's DAG service. It is
@@ -47,7 +46,6 @@ type blockStore struct {
 	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
 	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
-	isKnown  func(context.Context, blockID) (bool, error) // whether a block has been merged or refused
 
 	reading sync.Mutex // held to decode a block for its values: that may take much memory
 }
@@ -78,9 +76,6 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	content, err := checkOwnDelta(d)
 	if err != nil {
 		return nil, err
-	}
-	if content.snapshot {
-		return nil, fmt.Errorf("%w: snapshots are read alone, not written", ErrInvalidBlock)
 	}
 	data, err := d.Marshal()
 	if err != nil {
@@ -158,7 +153,7 @@ func eachField(msg []byte, number protowire.Number, f func([]byte) error) error 
 
 // decodeKnown reads the links of a block that was judged before, here or by the
 // old module. It checks only that these are its bytes.
-func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
+func decodeKnown(id blockID, raw []byte) (*block, error) {
 	if err := checkBytes(id, raw); err != nil {
 		return nil, err
 	}
@@ -166,11 +161,7 @@ func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}
-	b := &block{id: id, links: links}
-	if s.isSnapshot(raw) {
-		b.asSnapshot()
-	}
-	return b, nil
+	return &block{id: id, links: links}, nil
 }
 
 // decodeNode reads a dag-pb node, strictly.
@@ -305,14 +296,7 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 		return nil, fmt.Errorf("no delta: %w", err)
 	}
 	content, err := checkDelta(d)
-	if err != nil {
-		return nil, err
-	}
-	b := &block{id: id, raw: raw, delta: content, links: links, skips: skips}
-	if content.snapshot {
-		b.asSnapshot()
-	}
-	return b, nil
+	return &block{id: id, raw: raw, delta: content, links: links, skips: skips}, err
 }
 
 // judge reads a block and tells whether it may be merged. An error that is

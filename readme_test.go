@@ -102,6 +102,11 @@ func TestTestsThatPromisesRestOnExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	others, err := filepath.Glob("interop/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, others...)
 	var tests []byte
 	for _, f := range files {
 		b, err := os.ReadFile(f)

@@ -37,8 +37,8 @@ type record struct {
 	// several live versions: id is not known, and the winner's version is
 	// among the losers as well.
 	unresolved bool
-	// blockless is set when the winner is a claim, or its block has been purged:
-	// the value must be kept when the version loses.
+	// blockless is set when the winner's block has been purged: the value must
+	// be kept when the version loses.
 	blockless bool
 }
 

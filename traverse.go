@@ -81,11 +81,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		if r.err != nil {
 			continue
 		}
-		below, err := s.below(ctx, r.b)
-		if err != nil {
-			return err
-		}
-		if err := t.add(ctx, below); err != nil {
+		if err := t.add(ctx, r.b.links); err != nil {
 			return err
 		}
 	}
@@ -99,7 +95,7 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 	case err != nil:
 		return nil, err
 	case r.known:
-		return s.decodeKnown(r.id, raw)
+		return decodeKnown(r.id, raw)
 	}
 	return s.decode(r.id, raw)
 }

@@ -21,6 +21,7 @@ const usage = `globaldb is a key-value store that any number of machines share.
   globaldb demo                                three replicas in one process, start to finish
   globaldb -data DIR [flags]                   read commands from standard input, "help" lists them
   globaldb -data DIR [flags] COMMAND [ARG...]  run one command
+  globaldb -data DIR downgrade                 turn the store back into one for the old go-ds-crdt
 
 flags:
 `
@@ -73,6 +74,8 @@ func run(ctx context.Context, args []string, std stdio) error {
 		return playDemo(ctx, cfg, std)
 	case cfg.data == "":
 		return fmt.Errorf("-data is missing: it names the folder of the store; %w", errUsage)
+	case len(cfg.args) > 0 && cfg.args[0] == "downgrade":
+		return runDowngrade(ctx, cfg, std)
 	}
 	return runTool(ctx, cfg, std)
 }

@@ -81,16 +81,24 @@ func (n *node) Close() error {
 func (n *node) onClose(f func() error) { n.closers = append(n.closers, f) }
 
 func (n *node) openStore(s settings) error {
-	opts := badger.DefaultOptions
-	// Badger maps twice this size at once, which is much for a small store.
-	opts.ValueLogFileSize = 64 << 20
-	store, err := badger.NewDatastore(filepath.Join(s.dir, "badger"), &opts)
+	store, err := openBadger(s.dir)
 	if err != nil {
-		return fmt.Errorf("cannot open the store in %s: %w", s.dir, err)
+		return err
 	}
 	n.store = store
 	n.onClose(store.Close)
 	return nil
+}
+
+func openBadger(dir string) (*badger.Datastore, error) {
+	opts := badger.DefaultOptions
+	// Badger maps twice this size at once, which is much for a small store.
+	opts.ValueLogFileSize = 64 << 20
+	store, err := badger.NewDatastore(filepath.Join(dir, "badger"), &opts)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the store in %s: %w", dir, err)
+	}
+	return store, nil
 }
 
 func (n *node) openHost(s settings) error {
