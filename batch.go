@@ -419,7 +419,7 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 
 // links returns the heads of a DAG that the next block replaces.
 func (c *commit) links(dagName string) []blockID {
-	heads := c.dag.heads.now.of(dagName)
+	heads := c.purge.shown(c.dag.heads.now).of(dagName)
 	return heads[:min(len(heads), c.blocks.maxLinks())]
 }
 
@@ -441,7 +441,7 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 			c.dag.assume(unknown, b.id)
 		}
 		m, err := c.dag.mark(ctx, b.id)
-		if err != nil || m.state == unknown {
+		if err != nil || m.state == unknown && !c.purge.hides(b.id) {
 			return b, err
 		}
 		d.SetPriority(d.GetPriority() + 1)

@@ -28,6 +28,7 @@ type committer struct {
 	tombstones bool    // the store may hold tombstones
 	waiting    bool    // the store may hold rows of waiting blocks
 	spread     int     // maxSpread, but for tests
+	purge      *purge  // that is going on, or nil
 	skips      skips
 	voids      boundedLog
 }
@@ -74,11 +75,13 @@ func (c *committer) beginLocked(ctx context.Context) (*commit, error) {
 			return nil, err
 		}
 	}
-	return &commit{
+	commit := &commit{
 		committer: c,
 		set:       newSetChange(c.store, c.tombstones),
 		dag:       newDAGChange(c.store, c.frontier, c.waiting, c.spread),
-	}, nil
+	}
+	commit.set.purge, commit.dag.purge = c.purge, c.purge
+	return commit, nil
 }
 
 // reload brings what is kept in memory in line with the store.
@@ -131,8 +134,13 @@ func (c *committer) lookLocked(ctx context.Context) (err error) {
 	return err
 }
 
-// merge adds a block to the commit, unless it has been merged before.
+// merge adds a block to the commit, unless it has been merged before, or is
+// being purged.
 func (c *commit) merge(ctx context.Context, b *block) error {
+	if c.purge.hides(b.id) {
+		return nil
+	}
+	c.purge.note(b)
 	merged := func(id blockID) (bool, error) { return c.dag.merged(ctx, id) }
 	m, err := c.dag.mark(ctx, b.id)
 	if err != nil {
@@ -154,6 +162,9 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 // refuse marks a block as one that will never be merged. It returns false for
 // a block that has been judged before.
 func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
+	if c.purge.hides(b.id) {
+		return false, nil
+	}
 	m, err := c.dag.mark(ctx, b.id)
 	if err != nil {
 		return false, err
@@ -204,8 +215,9 @@ func (c *commit) finish(ctx context.Context) error {
 	c.waiting = c.waiting || len(c.dag.waits) > 0
 	c.frontier.set(c.dag.heads.now, c.dag.roots.now)
 	for _, id := range c.dag.completed {
-		tip := c.dag.marks[id].tip
-		c.skips.note(tip.DAGName, tip.Height, id)
+		if tip := c.dag.marks[id].tip; !c.purge.hides(id) {
+			c.skips.note(tip.DAGName, tip.Height, id)
+		}
 	}
 	c.tell()
 	return nil

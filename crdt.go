@@ -111,7 +111,7 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes, broken: make(chan struct{}, 1)}
 	d.merger.refusals = boundedLog{log: d.log, what: "refusing a block"}
 	d.failed = d.merger.breaks
-	d.repairer = &repairer{committer: d.committer, walker: d.walker, log: d.log}
+	d.repairer = newRepairer(d.committer, d.walker, d.log)
 }
 
 // prepare brings the store into the shape that the code expects.

@@ -136,6 +136,8 @@ type dagChange struct {
 	waits        map[blockID]map[blockID]bool // child, parent: rows to put or remove
 	waiting      bool                         // the store may hold such rows
 	completed    []blockID
+	purge        *purge    // whose blocks count as not merged; may be nil
+	purged       []blockID // to be removed from the DAG service, which a row says; none: no more; nil: as before
 	news         []blockID // settled blocks whose parents have not been told
 	wants        []wanted  // newly wanted
 	room         int       // parents and links that spread may look at yet
@@ -160,6 +162,15 @@ func newDAGChange(store *rowStore, f *frontier, waiting bool, room int) *dagChan
 
 // mark returns what is known of a block.
 func (c *dagChange) mark(ctx context.Context, id blockID) (*mark, error) {
+	if c.purge.hides(id) {
+		return &mark{state: unknown}, nil
+	}
+	return c.stored(ctx, id)
+}
+
+// stored does so for a block that is to be told something, though it is being
+// purged: the purge may fail.
+func (c *dagChange) stored(ctx context.Context, id blockID) (*mark, error) {
 	if m, ok := c.marks[id]; ok {
 		return m, nil
 	}
@@ -230,7 +241,7 @@ func (c *dagChange) takeLinks(ctx context.Context, id blockID, m *mark) ([]block
 // height is the height of the next block of a DAG: above every head, and above
 // what is still being fetched, so that it wins over that as well.
 func (c *dagChange) height(dagName string) uint64 {
-	h := max(c.heads.now.maxHeight(dagName), c.roots.now.maxHeight(dagName))
+	h := max(c.purge.shown(c.heads.now).maxHeight(dagName), c.purge.shown(c.roots.now).maxHeight(dagName))
 	return min(h+1, maxPriority)
 }
 
@@ -288,7 +299,9 @@ func (c *dagChange) want(w wanted) {
 		return
 	}
 	c.setQueued(w.id, &w)
-	c.wants = append(c.wants, w)
+	if !c.purge.hides(w.id) { // or else it is wanted once the purge has ended
+		c.wants = append(c.wants, w)
+	}
 }
 
 func (c *dagChange) setQueued(id blockID, w *wanted) {
@@ -299,7 +312,7 @@ func (c *dagChange) setQueued(id blockID, w *wanted) {
 }
 
 // hold keeps a block waiting. It is a root in the place of the roots below it,
-// unless a block above is waiting for it.
+// unless a block above is waiting for it, of the same DAG in both cases.
 func (c *dagChange) hold(ctx context.Context, id blockID, m *mark, links []blockID) error {
 	for _, link := range links {
 		if below, ok := c.roots.now[link]; ok && below.DAGName == m.tip.DAGName {
@@ -308,28 +321,30 @@ func (c *dagChange) hold(ctx context.Context, id blockID, m *mark, links []block
 	}
 	m.links = links
 	c.setMark(id, m)
-	above, err := c.hasPendingParent(ctx, id)
-	if err == nil && !above && !m.covered {
-		c.roots.add(id, m.tip)
-	}
-	return err
+	return c.root(ctx, id, m)
 }
 
 // fewParents are looked at to tell whether a block is a root. One too many does
 // no harm; a peer can put any number of stranded blocks above another.
 const fewParents = 64
 
-func (c *dagChange) hasPendingParent(ctx context.Context, id blockID) (bool, error) {
+// root makes a pending block a root, unless one of its DAG waits for it.
+func (c *dagChange) root(ctx context.Context, id blockID, m *mark) error {
+	if m.covered {
+		return nil
+	}
 	parents, err := c.parents(ctx, id, fewParents)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, p := range parents {
-		if m, err := c.mark(ctx, p); err != nil || m.state == pending {
-			return err == nil, err
+		above, err := c.mark(ctx, p)
+		if err != nil || above.state == pending && above.tip.DAGName == m.tip.DAGName {
+			return err
 		}
 	}
-	return false, nil
+	c.roots.add(id, m.tip)
+	return nil
 }
 
 // complete makes a block complete, and a head in the place of the heads it links
@@ -361,7 +376,7 @@ func (c *dagChange) settle(id blockID, m *mark) {
 // below a covered block become covered.
 func (c *dagChange) uncover(ctx context.Context, above *mark, links []blockID) error {
 	for _, link := range links {
-		child, err := c.mark(ctx, link)
+		child, err := c.stored(ctx, link)
 		if err != nil {
 			return err
 		}
@@ -371,23 +386,6 @@ func (c *dagChange) uncover(ctx context.Context, above *mark, links []blockID) e
 			c.cover(link, child)
 		default:
 			c.roots.add(link, child.tip)
-		}
-	}
-	return nil
-}
-
-// removeTops takes blocks that are gone out of the frontier. Roots among them do not
-// become heads when what they miss comes after all.
-func (c *dagChange) removeTops(ctx context.Context, ids []blockID) error {
-	for _, id := range ids {
-		c.heads.remove(id)
-		c.roots.remove(id)
-		m, err := c.mark(ctx, id)
-		if err != nil {
-			return err
-		}
-		if m.state == pending {
-			c.cover(id, m)
 		}
 	}
 	return nil
@@ -456,7 +454,11 @@ func (c *dagChange) tell(ctx context.Context, parent, child blockID) (told bool,
 	if c.room <= 0 {
 		return false, nil
 	}
-	p, err := c.mark(ctx, parent)
+	if c.purge.hides(child) && !c.purge.hides(parent) {
+		c.room--
+		return true, nil // it waits for what will come after the purge
+	}
+	p, err := c.stored(ctx, parent)
 	if err != nil {
 		return false, err
 	}
@@ -552,9 +554,16 @@ func (c *dagChange) rows() []row {
 	rows := c.heads.rows(keys.head, headRow)
 	rows = append(rows, c.roots.rows(keys.root, rootRow)...)
 	for id, m := range c.marks {
-		if m.changed {
+		switch {
+		case !m.changed:
+		case m.state == unknown:
+			rows = append(rows, row{key: keys.block(id), remove: true})
+		default:
 			rows = append(rows, row{key: keys.block(id), value: m.encode()})
 		}
+	}
+	if c.purged != nil {
+		rows = append(rows, row{key: keys.purged, value: encodeIDs(c.purged), remove: len(c.purged) == 0})
 	}
 	for id, links := range c.links {
 		rows = append(rows, row{key: keys.links(id), value: encodeIDs(links), remove: len(links) == 0})

@@ -36,7 +36,7 @@
 //     block). A mark stays when its block is gone from the DAG service.
 //   - A head is a complete block that no other complete block of its DAG
 //     replaces. Heads are announced, and new blocks are built on them.
-//   - A root is a pending block with none above it: a head to be.
+//   - A root is a pending block with none of its DAG above it: a head to be.
 //   - The frontier is the heads and the roots.
 //   - A commit is one atomic batch on the user's store. Whatever changes the
 //     pairs or the shape of the DAG is a commit.
@@ -116,6 +116,7 @@
 //     MarkDirty.
 //   - traverse.go is the walk over whole DAGs behind Repair, Traverse,
 //     PurgeDAG, PrintDAG and DotDAG (inspect.go, merklecrdt.go).
+//   - purge.go forgets a DAG, in commits of bounded size.
 //   - merklecrdt.go opens the inner layers: custom deltas, named DAGs.
 //
 // # What lies on disk
@@ -144,6 +145,8 @@
 //	/p/<id>                 the links of a pending block that has more than 8
 //	/r/<id>                 a root: uvarint height, then the DAG's name
 //	/w                      the redo row: a commit that has begun
+//	/w/purged               while a DAG is being purged: the digests of blocks
+//	                        that are to be removed from the DAG service
 //
 // A key starts with a slash: the record of /a/b is /s/r/a/b. In the names of
 // losers it is escaped to a single part, "%" as %25 and "/" as %2F, so that the
@@ -155,7 +158,8 @@
 //	byte 0       flags: 1 always set, 2 there may be losers, 4 migrated from an
 //	             older format with several live versions and not resolved yet:
 //	             the winner is among the losers too, and its id is not known;
-//	             8 the winner's block has been purged
+//	             8 the winner's block may not be here: if the winner loses, its
+//	             value is kept
 //	bytes 1-8    the winner's priority, big endian
 //	bytes 9-40   the winner's block: the bare SHA2-256 digest
 //	bytes 41-    the value
@@ -163,11 +167,11 @@
 // A loser is empty (migrated, nothing known), or has one byte, 1 if a value
 // follows and else 0, and 8 bytes of priority, big endian. As a rule its value
 // stands in its block alone, and is read from there when a tombstone uncovers
-// it; PurgeDAG stores the values of losers whose blocks it removes.
+// it; it is kept for losers whose blocks may not be here.
 //
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
-// block that repair found below a complete one, or that was purged. A pending mark goes
+// block that repair found below a complete one. A pending mark goes
 // on with uvarints, the number of links that are not complete, the height and
 // the length of the DAG's name, then that name, and the digests of all links unless
 // these stand in a row of their own: the mark is written again for each link that
@@ -203,7 +207,7 @@
 //     to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
 //     of every head is complete. Not so for stranded blocks, which never become
-//     heads; after PurgeDAG; and in a store of the old module, whose heads are
+//     heads; above a purged block of another DAG; and in a store of the old module, whose heads are
 //     taken to be complete until a repair has filled the gaps.
 //  4. Put and Delete are linearizable on one replica. A read sees every write
 //     that returned before it.
@@ -214,7 +218,7 @@
 //     one commit, the losers' in the last ones: readers who come from the top
 //     never see an old value come back.
 //  6. Hooks run once per change, in commit order, after the commit, with no
-//     lock held: they may call the datastore, except Close. If a removal
+//     lock held: they may call the datastore, except Close, Repair and PurgeDAG. If a removal
 //     uncovers another version, DeleteHook is called and then PutHook. Writes that
 //     wait for hooks cannot deadlock them: one that a hook makes itself does not
 //     wait, and any other for a second at most while no hook returns.
@@ -280,5 +284,9 @@
 //   - Whoever can announce can write, and can claim any priority up to MaxInt64.
 //     A Put here still wins over such a version: it tombstones it.
 //   - Repair, Traverse, PurgeDAG, PrintDAG and DotDAG keep the CIDs of all
-//     blocks they visit in memory.
+//     blocks they visit in memory, and PurgeDAG their links. It reads all other
+//     DAGs as well if versions of the purged one had been removed.
+//   - A purged DAG comes back when a peer that has it writes to it. Its stranded
+//     blocks are not below its heads, and are not purged. A replica that has
+//     purged a DAG shows other pairs than one that has not.
 package crdt

@@ -539,7 +539,10 @@ func checkNeighbours(t *testing.T, store ds.Datastore) {
 type localDAG struct{ *testNode }
 
 func (d localDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
-	if d.blocks[c] == nil {
+	d.net.mu.Lock()
+	here := d.blocks[c] != nil
+	d.net.mu.Unlock()
+	if !here {
 		return nil, ipld.ErrNotFound{Cid: c}
 	}
 	return d.testNode.Get(ctx, c)

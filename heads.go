@@ -81,8 +81,8 @@ func (t tips) list() []Head {
 }
 
 // A frontier is the top of the DAGs as of the last commit: the heads and the
-// roots. A root is a merged block that no merged block links to, with history
-// that is still missing.
+// roots. A root is a merged block that no merged block of its DAG links to, with
+// history that is still missing.
 type frontier struct {
 	mu    sync.RWMutex // held to replace heads, not to commit
 	heads tips         // never changed in place

@@ -102,7 +102,7 @@ type keyspace struct {
 	oldSet     string // what formats 0 and 1 kept in <set>/s and <set>/k
 	oldValues  string
 
-	dirty, open, version, redo ds.Key
+	dirty, open, version, redo, purged ds.Key
 }
 
 func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
@@ -125,6 +125,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		open:       ds.RawKey(in(n.BadShutdownKey)),
 		version:    ds.RawKey(in(n.VersionKey)),
 		redo:       ds.RawKey(in("w")),
+		purged:     ds.RawKey(in("w", "purged")),
 	}
 }
 

@@ -176,13 +176,6 @@ func converge(t *testing.T, replicas ...*replica) map[string]string {
 // complete, and the records are those that the merged blocks amount to.
 func checkStore(t *testing.T, r *replica) {
 	t.Helper()
-	checkStoreBut(t, r)
-}
-
-// checkStoreBut does so for a replica that has purged DAGs: their blocks must be
-// back in its DAG service.
-func checkStoreBut(t *testing.T, r *replica, purged ...string) {
-	t.Helper()
 	keys := r.Datastore.store.keys
 	for _, k := range []ds.Key{keys.open, keys.redo} {
 		if found, err := r.store.Has(context.Background(), k); found || err != nil {
@@ -195,7 +188,7 @@ func checkStoreBut(t *testing.T, r *replica, purged ...string) {
 		return
 	}
 	heads, roots := f.get()
-	c := &storeCheck{t: t, r: r, purged: purged, marks: make(map[blockID]*mark), covered: make(map[blockID]bool)}
+	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), covered: make(map[blockID]bool)}
 	c.readMarks()
 	for id := range heads {
 		c.cover(id, true)
@@ -212,7 +205,6 @@ func checkStoreBut(t *testing.T, r *replica, purged ...string) {
 type storeCheck struct {
 	t       *testing.T
 	r       *replica
-	purged  []string // DAGs
 	marks   map[blockID]*mark
 	covered map[blockID]bool
 }
@@ -268,8 +260,8 @@ func (c *storeCheck) cover(id blockID, head bool) {
 	}
 }
 
-// checkPairs holds the records against the plain model, unless blocks were
-// purged, and with them what the model would be built from.
+// checkPairs holds the records against the plain model, unless blocks are gone,
+// and with them what the model would be built from.
 func (c *storeCheck) checkPairs() {
 	model := make(modelSet)
 	for id, m := range c.marks {
@@ -282,7 +274,7 @@ func (c *storeCheck) checkPairs() {
 			continue
 		}
 		b := c.block(id)
-		if !c.covered[id] && m.state != stranded && !slices.Contains(c.purged, b.delta.dag) {
+		if !c.covered[id] && m.state != stranded {
 			c.t.Errorf("merged block %s is not below any head or root", id.Cid())
 		}
 		model.merge(b)

@@ -182,6 +182,9 @@ func (m *merger) fill(ctx context.Context, c *commit, group []*arrival) error {
 }
 
 func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
+	if m.walker.isDropped(a.job) { // it has been purged since it was fetched
+		return nil
+	}
 	if a.err == nil {
 		a.block.queued = a.job.queued
 		return c.merge(ctx, a.block)

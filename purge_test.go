@@ -1,97 +1,457 @@
 package crdt
 
 import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 
 	cid "github.com/ipfs/go-cid"
+	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
 
-// What a purged block missed may come after all. The block is gone, so it must
-// not become a head.
-func TestPurgedRootNeverBecomesAHead(t *testing.T) {
+// publishIn sets a key in a named DAG.
+func (r *replica) publishIn(dag, key, value string) Head {
+	r.t.Helper()
+	d, err := r.Set().Add(ctx, key, []byte(value))
+	r.must(err)
+	d.SetDagName(dag)
+	h, err := r.Publish(ctx, d)
+	r.must(err)
+	return h
+}
+
+func (r *replica) purgeDAG(dag string, want int) {
+	r.t.Helper()
+	if n, err := r.PurgeDAG(ctx, dag); n != want || err != nil {
+		r.t.Errorf("PurgeDAG(%q): %d, %v; want %d", dag, n, err, want)
+	}
+}
+
+func TestPurgeForgetsADAG(t *testing.T) {
+	var put, deleted []string
+	r := newTestNet().newReplica(t, func(o *Options) {
+		o.PutHook = func(k ds.Key, v []byte) { put = append(put, fmt.Sprint(k, "=", string(v))) }
+		o.DeleteHook = func(k ds.Key) { deleted = append(deleted, k.String()) }
+	})
+	r.put("/both", "main")
+	first := r.publishIn("x", "/both", "x")
+	for i := range 5 {
+		r.publishIn("x", "/x", fmt.Sprint(i))
+	}
+	put, deleted = nil, nil
+	r.purgeDAG("x", 6)
+	if got := fmt.Sprint(r.pairs(), put, deleted); got != "map[/both:main] [/both=main] [/both /x]" && got != "map[/both:main] [/both=main] [/x /both]" {
+		t.Errorf("after the purge: %s", got)
+	}
+	if ok, err := r.IsProcessed(ctx, first.Cid); ok || err != nil {
+		t.Errorf("IsProcessed: %v, %v", ok, err)
+	}
+	if n, err := r.Heads().LenDAG(ctx, "x"); n != 0 || err != nil {
+		t.Errorf("%d heads are left: %v", n, err)
+	}
+	if n := len(r.node.blocks); n != 1 {
+		t.Errorf("%d blocks are left, want 1", n)
+	}
+	r.purgeDAG("x", 0)
+	r.purgeDAG("never", 0)
+	if h := r.publishIn("x", "/x", "new"); h.Height != 1 || r.get("/x") != "new" {
+		t.Errorf("%s begins the DAG anew, and Get gives %q", h, r.get("/x"))
+	}
+	r.purgeDAG("", 1)
+	r.purgeDAG("x", 1)
+	for _, prefix := range []string{"/s", "/h", "/a", "/b", "/q", "/p", "/r", "/w"} {
+		if rows := r.rowsUnder(prefix); len(rows) > 0 {
+			t.Errorf("rows are left: %v", rows)
+		}
+	}
+}
+
+// What was forgotten can be published once more, though a tombstone of the DAG
+// itself had removed it.
+func TestPurgedBlockIsPublishedAgain(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	add := func() Delta {
+		d := newPBDelta()
+		d.SetElements([]*pb.Element{{Key: "/k", Value: []byte("v")}})
+		d.SetDagName("x")
+		return &untagged{d}
+	}
+	first, err := r.Publish(ctx, add())
+	r.must(err)
+	rmv, err := r.Set().Rmv(ctx, "/k")
+	r.must(err)
+	rmv.SetDagName("x")
+	_, err = r.Publish(ctx, rmv)
+	r.must(err)
+	r.purgeDAG("x", 2)
+	again, err := r.Publish(ctx, add())
+	r.must(err)
+	if again != first || r.get("/k") != "v" {
+		t.Errorf("published %s, and then %s with %q", first, again, r.get("/k"))
+	}
+}
+
+// An untagged delta is not the datastore's own.
+type untagged struct{ Delta }
+
+// A block that cannot be read fails a purge, which loses nothing and can be
+// called again.
+func TestPurgeFailsOverABlockThatCannotBeRead(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	lost := r.publishIn("x", "/a", "v").Cid
+	top := r.publishIn("x", "/b", "v")
+	raw := r.node.blocks[lost]
+	r.reopenWith(localDAG{r.node}, nil)
+	r.must(r.node.Remove(ctx, lost))
+	if n, err := r.PurgeDAG(ctx, "x"); n != 0 || err == nil {
+		t.Errorf("PurgeDAG: %d, %v", n, err)
+	}
+	if heads := r.InternalStats(ctx).Heads; len(heads) != 1 || heads[0] != top || len(r.pairs()) != 2 {
+		t.Errorf("after a purge that failed: heads %v, pairs %v", heads, r.pairs())
+	}
+	r.must(r.node.addRaw(lost, raw))
+	r.purgeDAG("x", 2)
+}
+
+// A failingDAG fails to remove one block.
+type failingDAG struct {
+	*testNode
+	left int // before it fails
+}
+
+func (d *failingDAG) Remove(ctx context.Context, c cid.Cid) error {
+	if d.left--; d.left == 0 {
+		return errNoBlock
+	}
+	return d.testNode.Remove(ctx, c)
+}
+
+// Wherever a purge is cut off, by the store or by the DAG service, the next one
+// leaves nothing behind.
+func TestPurgeThatWasCutOffIsFinished(t *testing.T) {
+	const blocks = maxGroupBlocks + 20
+	for _, at := range []int{1, 2, 3, 4, 5, 100, blocks - 1, blocks} {
+		for _, service := range []bool{false, true} {
+			t.Run(fmt.Sprintf("service=%v/%d", service, at), func(t *testing.T) {
+				t.Parallel()
+				cutOffPurge(t, blocks, service, at)
+			})
+		}
+	}
+}
+
+func cutOffPurge(t *testing.T, blocks int, service bool, at int) {
+	store := newFaultyStore()
 	net := newTestNet()
-	r := net.newReplica(t)
-	liar := net.node()
+	r := net.newReplicaOn(t, store, silent)
+	r.put("/k", "main")
+	for i := range blocks {
+		r.publishIn("x", fmt.Sprint("/", i%7), fmt.Sprint(i))
+	}
+	if service {
+		r.reopenWith(&failingDAG{r.node, at}, nil)
+	} else {
+		store.dieAfter(at)
+	}
+	n, err := r.PurgeDAG(ctx, "x")
+	if err == nil && (service || n != blocks) {
+		t.Errorf("PurgeDAG: %d, %v", n, err)
+	}
+	_ = r.Close()
+	store.heal()
+	r.open()
+	if _, err := r.PurgeDAG(ctx, "x"); err != nil {
+		t.Errorf("PurgeDAG once more: %v", err)
+	}
+	if got := fmt.Sprint(r.pairs(), len(r.node.blocks), len(r.rowsUnder("/b")), len(r.rowsUnder("/w"))); got != "map[/k:main] 1 1 0" {
+		t.Errorf("pairs, blocks, marks and rows of the purge: %s", got)
+	}
+	r.purgeDAG("x", 0)
+}
+
+// The rows of what the DAG alone has waited for go with it. What others wait for
+// is wanted still.
+func TestPurgeOfWhatIsNotComplete(t *testing.T) {
+	net := newTestNet()
+	r, liar := net.newReplica(t, silent), net.node()
 	late := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/late")}))
 	show := liar.hide(t, late)
 	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/middle")}), late)
-	top := r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle)
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle))
 	r.awaitMerged(middle)
-	r.opts.DAGSyncerTimeout = patience // the late block is asked for
-	r.restart()
-	if n, err := r.PurgeDAG(ctx, "x"); n != 2 || err != nil {
-		t.Fatalf("PurgeDAG: %d, %v", n, err)
+	r.reopenWith(localDAG{r.node}, nil)
+	r.purgeDAG("x", 2)
+	for _, prefix := range []string{"/b", "/q", "/p", "/r", "/s"} {
+		if rows := r.rowsUnder(prefix); len(rows) > 0 {
+			t.Errorf("rows are left: %v", rows)
+		}
 	}
-	r.must(r.node.Remove(ctx, top))
-	r.must(liar.Remove(ctx, top))
 
+	r.reopenWith(r.node, nil)
+	other := r.offer(liar, &pb.Delta{Priority: 3, DagName: "y", Elements: oneElement("/other")}, middle)
+	r.awaitMerged(middle)
+	r.reopenWith(localDAG{r.node}, nil)
+	r.purgeDAG("y", 1)
+	waitFor(t, "the root", func() bool { _, roots := r.frontier.get(); return len(roots) == 1 })
+	r.reopenWith(r.node, nil)
 	show()
-	r.awaitMerged(late)
-	waitFor(t, "the purged block to be complete", func() bool { return r.state(top) == complete })
-	if heads, _, err := r.Heads().List(ctx); len(heads) > 0 || err != nil {
-		t.Errorf("heads after the purge: %v, %v", heads, err)
-	}
-	if got := r.pairs(); len(got) != 3 {
-		t.Errorf("pairs: %v", got)
-	}
+	r.offer(liar, &pb.Delta{Priority: 4, DagName: "y", Elements: oneElement("/more")}, other)
+	waitFor(t, "both heads", func() bool { return len(r.InternalStats(ctx).Heads) == 2 && len(r.pairs()) == 4 })
 }
 
-// A value whose block was purged, before it was overwritten or afterwards, comes
-// back when what overwrote it is removed.
-func TestPurgedValueIsUncovered(t *testing.T) {
-	for _, purgeFirst := range []bool{true, false} {
-		net := newTestNet()
-		a, b := net.newReplica(t), net.newReplica(t)
-		net.split(0, 1)
-		d, err := a.Set().Add(ctx, "/k", []byte("purged"))
-		a.must(err)
-		d.SetDagName("x")
-		_, err = a.Publish(ctx, d)
-		a.must(err)
-		if !purgeFirst {
-			a.put("/k", "over it")
-		}
-		if n, err := a.PurgeDAG(ctx, "x"); n != 1 || err != nil {
-			t.Fatalf("PurgeDAG: %d, %v", n, err)
-		}
-		if purgeFirst {
-			a.put("/k", "over it")
-		}
-		net.heal()
-		waitFor(t, "the pair", func() bool { return b.get("/k") == "over it" })
-		b.del("/k") // b has never seen the purged version
-		b.put("/other", "v")
-		waitFor(t, "the older value", func() bool { return a.get("/k") == "purged" && a.get("/other") == "v" })
-	}
-}
-
-func TestPurgedBlockBelowAStrandedOneNeverBecomesAHead(t *testing.T) {
+// Writes and merges go on beside a purge, and in the end a replica that purges is
+// the same as one that does not, as long as that one has the blocks.
+func TestPurgeBesideWritesAndMerges(t *testing.T) {
 	net := newTestNet()
-	r := net.newReplica(t, silent)
-	liar := net.node()
-	late := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/late")}))
-	showLate := liar.hide(t, late)
-	bad := liar.forge(t, []byte("no delta"))
-	showBad := liar.hide(t, bad)
-	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/middle")}), late)
-	top := r.offer(liar, &pb.Delta{Priority: 3, DagName: "x", Elements: oneElement("/top")}, middle, bad)
-	r.awaitMerged(middle)
-	r.opts.DAGSyncerTimeout = patience
-	r.restart()
-	if n, err := r.PurgeDAG(ctx, "x"); n != 2 || err != nil {
-		t.Fatalf("PurgeDAG: %d, %v", n, err)
+	a, b := net.newReplica(t), net.newReplica(t)
+	for i := range 2 * maxGroupBlocks {
+		a.publishIn("x", fmt.Sprint("/", i%50), fmt.Sprint(i))
 	}
-	for _, c := range []cid.Cid{top, middle} {
-		r.must(r.node.Remove(ctx, c))
-		r.must(liar.Remove(ctx, c))
+	converge(t, a, b)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for _, r := range []*replica{a, b} {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if i%3 == 0 {
+					r.del(fmt.Sprint("/", i%50))
+				} else if r.put(fmt.Sprint("/", i%50), "put"); r == b {
+					r.publishIn("x", fmt.Sprint("/b", i%10), "x")
+				}
+			}
+		})
 	}
-	showBad()
-	waitFor(t, "the bad block", func() bool { return r.state(bad) == refused })
-	showLate()
-	r.awaitMerged(late)
-	waitFor(t, "the middle block", func() bool { return r.state(middle) == complete })
-	if heads, _, err := r.Heads().List(ctx); len(heads) > 0 || err != nil {
-		t.Errorf("heads after the purge: %v, %v; middle is %s", heads, err, middle)
+	for range 3 {
+		if _, err := a.PurgeDAG(ctx, "x"); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	converge(t, a, b)
+}
+
+// A purgeModel is what PurgeDAG means, in the plainest form.
+type purgeModel struct {
+	blocks map[blockID]*block // all that were ever made
+	merged map[blockID]bool
+	live   map[versionName]version
+	dead   map[versionName]bool // tombstones of versions that are not here
+}
+
+func (m *purgeModel) merge(b *block) {
+	m.merged[b.id] = true
+	for _, t := range b.delta.tombstones {
+		if id, ok := parseDsKey(t.GetId()); ok {
+			n := versionName{t.GetKey(), id}
+			if delete(m.live, n); !m.merged[id] {
+				m.dead[n] = true
+			}
+		}
+	}
+	for key, l := range b.versions() {
+		if n := (versionName{key, b.id}); m.dead[n] {
+			delete(m.dead, n)
+		} else {
+			m.live[n] = l.version
+		}
+	}
+}
+
+func (m *purgeModel) purge(dag string) (n int) {
+	named := make(map[versionName]bool) // by other DAGs
+	for id := range m.merged {
+		for _, t := range m.blocks[id].delta.tombstones {
+			if removed, ok := parseDsKey(t.GetId()); ok {
+				name := versionName{t.GetKey(), removed}
+				named[name] = named[name] || m.blocks[id].delta.dag != dag
+			}
+		}
+	}
+	for id := range m.merged {
+		if m.blocks[id].delta.dag != dag {
+			continue
+		}
+		n++
+		delete(m.merged, id)
+		for key := range m.blocks[id].versions() {
+			name := versionName{key, id}
+			_, live := m.live[name]
+			if delete(m.live, name); live {
+				continue
+			}
+			if byOthers, known := named[name]; byOthers || !known {
+				m.dead[name] = true
+			}
+		}
+	}
+	return n
+}
+
+func (m *purgeModel) pairs() map[string]string {
+	best, pairs := make(map[string]version), make(map[string]string)
+	for n, v := range m.live {
+		if old, ok := best[n.key]; !ok || v.beats(&old) {
+			best[n.key], pairs[n.key] = v, string(v.value)
+		}
+	}
+	return pairs
+}
+
+// A purgeTest is one seed: writes, blocks of others in any order, purges, and
+// blocks that come again.
+type purgeTest struct {
+	*replica
+	rng   *rand.Rand
+	liar  *testNode // whose blocks come when it is time
+	model *purgeModel
+	hooks map[string]string
+}
+
+func TestPurgeAgainstAModel(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			p := &purgeTest{rng: rand.New(rand.NewPCG(seed, 1)), hooks: make(map[string]string)}
+			p.model = &purgeModel{make(map[blockID]*block), make(map[blockID]bool), make(map[versionName]version), make(map[versionName]bool)}
+			net := newTestNet()
+			p.replica = net.newReplica(t, silent, func(o *Options) {
+				o.PutHook = func(k ds.Key, v []byte) { p.hooks[k.String()] = string(v) }
+				o.DeleteHook = func(k ds.Key) { delete(p.hooks, k.String()) }
+			})
+			p.liar = net.node()
+			p.reopenWith(localDAG{p.node}, nil)
+			p.run()
+		})
+	}
+}
+
+func (p *purgeTest) run() {
+	for range 80 {
+		switch p.rng.IntN(8) {
+		case 0:
+			dag := pick(p.rng, "", "x", "y")
+			p.purgeDAG(dag, p.model.purge(dag))
+		case 1:
+			p.put(p.key(), fmt.Sprint(p.rng.IntN(5)))
+		case 2:
+			p.del(p.key())
+		case 3, 4:
+			p.forge()
+		case 5:
+			p.publishIn(pick(p.rng, "x", "y"), p.key(), fmt.Sprint(p.rng.IntN(5)))
+		default:
+			p.mergeOne()
+		}
+		p.check()
+	}
+	for _, id := range p.away() {
+		p.mergeBlock(id)
+		p.check()
+	}
+	all := make(modelSet)
+	for _, b := range p.model.blocks {
+		all.merge(b)
+	}
+	if got, want := p.pairs(), all.pairs(); !maps.Equal(got, want) {
+		p.t.Errorf("when all has come again\n%s", diff(got, want))
+	}
+	p.reopenWith(localDAG{p.node}, nil) // what was wanted, and has come, is taken notice of
+	waitFor(p.t, "nothing to be missing", func() bool { return len(p.rowsUnder("/q")) == 0 })
+}
+
+func (p *purgeTest) key() string { return fmt.Sprint("/", p.rng.IntN(4)) }
+
+// forge makes a block that has not come yet.
+func (p *purgeTest) forge() {
+	d := &pb.Delta{Priority: 1, DagName: pick(p.rng, "", "x", "y"), Elements: []*pb.Element{{Key: p.key(), Value: []byte(fmt.Sprint(p.rng.IntN(5)))}}}
+	ids := sortIDs(slices.Collect(maps.Keys(p.model.blocks)))
+	var links []cid.Cid
+	for range min(len(ids), p.rng.IntN(4)) {
+		b := p.model.blocks[pick(p.rng, ids...)]
+		if b.delta.dag == d.DagName || p.rng.IntN(10) == 0 {
+			links = append(links, b.id.Cid())
+			d.Priority = max(d.Priority, b.delta.priority+1)
+		}
+		for key := range b.versions() {
+			if p.rng.IntN(2) == 0 {
+				d.Tombstones = append(d.Tombstones, &pb.Element{Key: key, Id: b.id.dsKey()})
+			}
+		}
+	}
+	if p.rng.IntN(10) == 0 {
+		d.Priority = 1 + p.rng.Uint64N(20)
+	}
+	c := p.liar.forge(p.t, marshalDelta(p.t, d), links...)
+	id, err := blockIDOf(c)
+	p.must(err)
+	p.model.blocks[id], err = p.Datastore.blocks.decode(id, p.liar.blocks[c])
+	p.must(err)
+}
+
+// away returns the blocks that are not merged, in a random order.
+func (p *purgeTest) away() (ids []blockID) {
+	for id := range p.model.blocks {
+		if !p.model.merged[id] {
+			ids = append(ids, id)
+		}
+	}
+	sortIDs(ids)
+	p.rng.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	return ids
+}
+
+func (p *purgeTest) mergeOne() {
+	if ids := p.away(); len(ids) > 0 {
+		p.mergeBlock(ids[0])
+	}
+}
+
+func (p *purgeTest) mergeBlock(id blockID) {
+	b := *p.model.blocks[id]
+	p.must(p.node.addRaw(id.Cid(), b.raw))
+	p.must(p.do(ctx, func(c *commit) error { return c.merge(ctx, &b) }))
+}
+
+// check takes notice of what has been merged and compares the pairs, and what the
+// hooks told of, with the model's.
+func (p *purgeTest) check() {
+	p.t.Helper()
+	marks := make(map[blockID]bool)
+	for _, e := range p.rowsUnder("/b") {
+		_, id, _ := splitID(e.Key)
+		if marks[id] = true; p.model.merged[id] {
+			continue
+		}
+		if p.model.blocks[id] == nil {
+			b, err := p.Datastore.blocks.decode(id, p.node.blocks[id.Cid()])
+			p.must(err)
+			p.model.blocks[id] = b
+		}
+		p.model.merge(p.model.blocks[id])
+	}
+	want := p.model.pairs()
+	switch got := p.pairs(); {
+	case !maps.Equal(got, want):
+		p.t.Fatalf("pairs\n%s", diff(got, want))
+	case !maps.Equal(p.hooks, want):
+		p.t.Fatalf("the hooks told of other pairs\n%s", diff(p.hooks, want))
+	case !maps.Equal(marks, p.model.merged):
+		p.t.Fatalf("%d blocks have marks, and %d should", len(marks), len(p.model.merged))
+	}
+	for id := range p.model.blocks {
+		if here := p.node.blocks[id.Cid()] != nil; here != p.model.merged[id] {
+			p.t.Fatalf("block %s is in the DAG service: %v; merged: %v", id.Cid(), here, p.model.merged[id])
+		}
 	}
 }

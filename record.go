@@ -37,7 +37,7 @@ type record struct {
 	// several live versions: id is not known, and the winner's version is
 	// among the losers as well.
 	unresolved bool
-	// blockless is set when the winner's block has been purged: the value must
+	// blockless is set when the winner's block may not be here: the value must
 	// be kept when the version loses.
 	blockless bool
 }
@@ -98,8 +98,8 @@ func recordValue(b []byte) ([]byte, error) {
 }
 
 // A loser is a live version that is not its key's value. Its block has the
-// value, so the store keeps the priority alone; when the block is about to go,
-// the value is kept too. Of a migrated loser not even the priority is known.
+// value, so the store keeps the priority alone, and the value too if the block
+// may not be here. Of a migrated loser not even the priority is known.
 type loser struct {
 	version      // priority 0: not known
 	known   bool // the value is known

@@ -19,15 +19,23 @@ type repairer struct {
 	walker *walker
 	log    logging.StandardLogger
 
+	alone chan struct{} // holds one token; whoever takes it repairs or purges
+
 	mu     sync.Mutex // held to write the row /d
 	marked uint64     // counts MarkDirty
 }
 
+func newRepairer(c *committer, w *walker, log logging.StandardLogger) *repairer {
+	r := &repairer{committer: c, walker: w, log: log, alone: make(chan struct{}, 1)}
+	r.alone <- struct{}{}
+	return r
+}
+
 // Repair reads every block below the heads and merges those that have not
-// been, or refuses those that break a rule. It keeps the CIDs of all blocks in memory while it runs, also of those
-// that were purged. When all is well it marks the datastore clean; when blocks
-// could not be had, it returns an error and leaves the datastore as dirty as it
-// was.
+// been, or refuses those that break a rule. It keeps the CIDs of all blocks in
+// memory while it runs. When all is well it marks the datastore clean; when
+// blocks could not be had, it returns an error and leaves the datastore as dirty
+// as it was.
 func (d *Datastore) Repair(ctx context.Context) error {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
@@ -122,7 +130,23 @@ func (r *repairer) run(ctx context.Context, interval time.Duration) {
 	}
 }
 
+// acquireAlone keeps others from repairing and purging.
+func (r *repairer) acquireAlone(ctx context.Context) error {
+	select {
+	case <-r.alone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *repairer) releaseAlone() { r.alone <- struct{}{} }
+
 func (r *repairer) repair(ctx context.Context) error {
+	if err := r.acquireAlone(ctx); err != nil {
+		return err
+	}
+	defer r.releaseAlone()
 	marked := r.marks()
 	found, errs := r.findMissed(ctx)
 	// Children first: then each block is complete when it comes.

@@ -27,6 +27,7 @@ type setChange struct {
 	tombstones map[versionName]bool   // rows to put (true) or remove (false)
 	stored     bool                   // tombstone rows may exist in the store
 	fetched    map[versionName]*loser // values read from blocks beforehand
+	purge      *purge                 // whose blocks count as not merged; may be nil
 }
 
 // A versionName names a version.
@@ -84,14 +85,19 @@ func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, err
 		c.setTombstone(n, false)
 		return true, nil // also when a delta has its key twice
 	}
-	if !c.stored {
-		return false, nil
-	}
-	found, err := c.store.Has(ctx, c.store.keys.tombstone(n.key, n.id))
+	found, err := c.hasTombstone(ctx, n)
 	if found {
 		c.setTombstone(n, false)
 	}
 	return found, err
+}
+
+// hasTombstone tells whether the store holds a tombstone.
+func (c *setChange) hasTombstone(ctx context.Context, n versionName) (bool, error) {
+	if !c.stored {
+		return false, nil
+	}
+	return c.store.Has(ctx, c.store.keys.tombstone(n.key, n.id))
 }
 
 func (c *setChange) setTombstone(n versionName, put bool) {
@@ -107,6 +113,11 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 	k, err := c.load(ctx, key)
 	if err != nil {
 		return err
+	}
+	if c.purge.hides(id) {
+		k.remove(id) // it may be here still
+		c.setTombstone(versionName{key, id}, true)
+		return nil
 	}
 	known := k.wonBy(id)
 	if !known {
@@ -208,6 +219,17 @@ func (c *setChange) live(ctx context.Context, key string) ([]blockID, error) {
 	return ids, nil
 }
 
+// isLive tells whether a version of a key is live.
+func (c *setChange) isLive(ctx context.Context, k *keyChange, id blockID) (bool, error) {
+	if k.wonBy(id) {
+		return true, nil
+	}
+	if l, changed := k.losers[id]; changed || !k.losersStored {
+		return l != nil, nil
+	}
+	return c.store.Has(ctx, c.store.keys.loser(k.key, id))
+}
+
 // losers returns the losing versions of a key as they are in this commit, in
 // the order of their ids.
 func (c *setChange) losers(ctx context.Context, k *keyChange) ([]*loser, error) {
@@ -302,27 +324,6 @@ func contenders(losers []*loser) []*loser {
 		}
 	}
 	return top
-}
-
-// keepValue sees to it that a version, if it is live, does not need its block
-// any more, because that is about to go.
-func (c *setChange) keepValue(ctx context.Context, key string, l *loser) error {
-	k, err := c.load(ctx, key)
-	if err != nil {
-		return err
-	}
-	if k.wonBy(l.id) {
-		k.blockless = true
-	}
-	if !k.losersStored {
-		return nil
-	}
-	found, err := c.store.Has(ctx, c.store.keys.loser(key, l.id))
-	if found {
-		l.keep = true
-		k.setLoser(l.id, l)
-	}
-	return err
 }
 
 // rows returns what the commit writes. Call settle first.

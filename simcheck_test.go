@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 )
 
@@ -196,31 +197,27 @@ func (s *simulation) checkNewcomer() {
 	}
 }
 
-// purge has all replicas purge a DAG, while none of them lacks any of it. The
-// pairs stay as they are, and go on as if the blocks were there.
+// purge has all replicas purge a DAG, while none of them lacks any of it. They go
+// on as if it had never been, until its blocks come again.
 func (s *simulation) purge() {
-	name := s.dags[1]
-	s.purged = append(s.purged, name)
+	name := pick(s.rng, s.dags...)
+	purged := s.blocksOf(name)
+	s.net.split(s.rng.Perm(len(s.net.nodes))...) // or it would come again from those whose turn has not come
 	for _, r := range s.replicas {
-		before, want := r.pairs(), len(s.blocksOf(name))
-		if n, err := r.PurgeDAG(ctx, name); n != want || err != nil {
-			s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
+		for _, want := range []int{len(purged), 0} {
+			if n, err := r.PurgeDAG(ctx, name); n != want || err != nil {
+				s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
+			}
 		}
-		if n, err := r.PurgeDAG(ctx, name); n != 0 || err != nil {
-			s.t.Errorf("replica %d purged %d blocks once more: %v", r.number, n, err)
-		}
-		if after := r.pairs(); !maps.Equal(after, before) {
-			s.t.Errorf("replica %d, after a purge\n%s", r.number, diff(after, before))
-		}
+		r.forget(purged)
 	}
-	s.net.forget(s.blocksOf(name))
+	bringBack := s.forget(purged)
+	s.net.split()
+	s.converge()
+	s.checkAll()
 	for range 20 {
 		r := pick(s.rng, s.replicas...)
-		if s.rng.IntN(2) == 0 {
-			s.uncover(r) // a value that only the blocks had
-		} else {
-			choose(s.rng, writes)(s, r)
-		}
+		choose(s.rng, writes)(s, r)
 		if s.rng.IntN(10) == 0 {
 			r.stop()
 			r.start()
@@ -229,34 +226,63 @@ func (s *simulation) purge() {
 	}
 	s.converge()
 	s.checkAll()
+	bringBack()
+	s.converge()
+	s.checkAll()
 }
 
 // blocksOf returns the blocks of a DAG, all of which every replica has merged.
-func (s *simulation) blocksOf(dagName string) (ids []blockID) {
+func (s *simulation) blocksOf(dagName string) map[blockID]bool {
+	ids := make(map[blockID]bool)
 	for id := range s.replicas[0].merged {
 		if s.block(id).delta.dag == dagName {
-			ids = append(ids, id)
+			ids[id] = true
 		}
 	}
 	return ids
 }
 
-// forget removes blocks from all nodes, also those of replicas that have left.
-func (n *testNet) forget(ids []blockID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, node := range n.nodes {
-		for _, id := range ids {
-			delete(node.blocks, id.Cid())
+// forget removes blocks from all nodes, also those of replicas that have left, and
+// from what is known to the simulation. The foreign writer gets them back, and
+// announces them, when the function that it returns is called.
+func (s *simulation) forget(ids map[blockID]bool) (bringBack func()) {
+	lastWords, foreign, acked := s.lastWords, s.foreign.blocks, maps.Clone(s.acked)
+	s.lastWords = slices.DeleteFunc(slices.Clone(lastWords), func(id blockID) bool { return ids[id] })
+	s.foreign.blocks = slices.DeleteFunc(slices.Clone(foreign), func(b *block) bool { return ids[b.id] })
+	maps.DeleteFunc(s.acked, func(id blockID, _ bool) bool { return ids[id] })
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	for _, node := range s.net.nodes {
+		maps.DeleteFunc(node.blocks, func(c cid.Cid, _ []byte) bool { id, err := blockIDOf(c); return err == nil && ids[id] })
+	}
+	return func() {
+		s.lastWords, s.foreign.blocks = lastWords, foreign
+		maps.Copy(s.acked, acked)
+		for id := range ids {
+			s.lastWords = append(s.lastWords, id)
+			if err := s.foreign.node.addRaw(id.Cid(), s.block(id).raw); err != nil {
+				s.t.Fatal(err)
+			}
 		}
+		s.remind()
 	}
 }
 
-// bringBack puts the blocks that were purged back into a node.
-func (s *simulation) bringBack(r *simReplica) {
+// forget takes blocks out of the model. What their tombstones have removed of
+// others stays removed.
+func (r *simReplica) forget(ids map[blockID]bool) {
+	r.model = make(modelSet)
 	for id := range r.merged {
-		if b := s.block(id); slices.Contains(s.purged, b.delta.dag) {
-			r.node.blocks[id.Cid()] = b.raw
+		b := r.s.block(id)
+		if !ids[id] {
+			r.model.merge(b)
+			continue
+		}
+		delete(r.merged, id)
+		for _, t := range b.delta.tombstones {
+			if removed, ok := parseDsKey(t.GetId()); ok && !ids[removed] {
+				r.model.key(t.GetKey()).tombstones[removed] = true
+			}
 		}
 	}
 }

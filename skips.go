@@ -135,7 +135,9 @@ func (c *committer) recall(ctx context.Context) {
 	}
 	defer c.release()
 	for slot, t := range found {
-		c.skips.note(slot.dag, t.height, t.id)
+		if here, err := c.store.Has(ctx, c.store.keys.block(t.id)); here && err == nil { // not purged meanwhile
+			c.skips.note(slot.dag, t.height, t.id)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ type traversal struct {
 	// What the caller may set:
 	blocks map[blockID]stage                            // all that it has come across
 	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
+	alone  bool                                         // blocks below are left alone
 
 	todo    []blockID
 	running int
@@ -78,7 +79,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		if err := visit(r.id, r.b, r.err); err != nil {
 			return err
 		}
-		if r.err != nil {
+		if r.err != nil || t.alone {
 			continue
 		}
 		if err := t.add(ctx, r.b.links); err != nil {

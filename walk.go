@@ -504,7 +504,7 @@ func (w *walker) unreserveLocked(j *job) {
 func (w *walker) merged(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !j.again {
+	if !j.again || j.state == dropped {
 		w.dropLocked(j)
 		return
 	}
@@ -512,6 +512,30 @@ func (w *walker) merged(j *job) {
 	w.forgetValuesLocked(j)
 	w.enqueueLocked(j)
 	w.startLocked()
+}
+
+// forget drops the jobs of blocks that are being purged, and of blocks that are
+// not wanted any more, unless these have arrived.
+func (w *walker) forget(purged map[blockID]bool, unwanted []blockID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id, j := range w.jobs {
+		if purged[id] {
+			w.dropLocked(j)
+		}
+	}
+	for _, id := range unwanted {
+		if j := w.jobs[id]; j != nil && j.state != arrived {
+			w.dropLocked(j)
+		}
+	}
+	w.startLocked()
+}
+
+func (w *walker) isDropped(j *job) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return j.state == dropped
 }
 
 // dropLocked forgets a job in whatever state it is.

@@ -1,0 +1,542 @@
+package crdt
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// PurgeDAG forgets a DAG on this replica, "" being the unnamed one: its blocks,
+// which are removed from the DAG service, its heads, and the versions that its
+// blocks gave to keys. The best version of another DAG wins then, or the key
+// goes, and the hooks are told. What tombstones of the DAG removed of other DAGs
+// stays removed; what they removed of its own is forgotten with them. The blocks
+// may be merged again, from a peer or by Publish, and have the effect that they
+// had; only what other DAGs had removed stays removed.
+//
+// It takes what is below the heads and has been merged, and reads blocks of
+// these alone. If one cannot be read, it fails. After a failure some of the
+// oldest blocks are gone, and a further call goes on. It returns how many blocks
+// it has removed: 0 if there is nothing to forget.
+//
+// It waits for a repair that is going on. What is published in the DAG meanwhile
+// begins it anew. Blocks that peers build on what is being forgotten have it
+// fetched again, once the call has ended. If some versions of the DAG have been
+// removed, all blocks of the other DAGs are read as well, to find out by whom.
+// The CIDs of all blocks that it reads are kept in memory, and their links. It
+// must not be called by a hook.
+func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) {
+	ctx, end, err := m.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	if err := checkDAGName(dagName); err != nil {
+		return 0, err
+	}
+	if err := m.repairer.acquireAlone(ctx); err != nil {
+		return 0, err
+	}
+	defer m.repairer.releaseAlone()
+	p := &purge{committer: m.committer, walker: m.walker, dag: dagName}
+	defer p.end(context.WithoutCancel(ctx))
+	return p.run(ctx)
+}
+
+// A purge is one call of PurgeDAG. It goes on in commits of bounded size, the
+// oldest blocks first: so no version of the DAG is uncovered on the way, and
+// what is left is always below heads or roots, where a further call finds it.
+//
+// Each commit takes marks away, and then the blocks are removed from the DAG
+// service. The other way round, a call that was cut off would leave marks
+// whose blocks cannot be read, where the next one had to stop. So that nothing
+// is left behind in the DAG service either, the commit writes down what is to be
+// removed.
+//
+// Others commit in between. To them all blocks of the purge count as not merged
+// from the moment that it knows which these are: what is built on them waits for
+// them, a tombstone of their versions leaves a row, and they are not merged again
+// before the purge has ended.
+type purge struct {
+	*committer
+	walker *walker
+	dag    string
+	walk   traversal
+	found  map[blockID]*purged
+	wants  []blockID // missing blocks that the DAG alone has wanted
+	names  map[versionName]bool
+
+	// Owned by the holder of the turn:
+	late   []blockID        // blocks of the DAG that were merged after the purge began
+	hidden map[blockID]bool // count as not merged; not changed any more once it is set
+}
+
+// A purged block is one that the purge has come across.
+type purged struct {
+	id    blockID
+	delta HeadValue
+	size  int64 // decoded
+	links []blockID
+
+	above []*purged // that link to it
+	below int       // how many that it links to are still to be purged
+}
+
+// hides tells whether a block counts as not merged. There may be no purge.
+func (p *purge) hides(id blockID) bool { return p != nil && p.hidden[id] }
+
+// shown returns the tips that count.
+func (p *purge) shown(t tips) tips {
+	if p == nil || p.hidden == nil {
+		return t
+	}
+	shown := make(tips, len(t))
+	for id, v := range t {
+		if !p.hidden[id] {
+			shown[id] = v
+		}
+	}
+	return shown
+}
+
+// note takes notice of a block that is merged while the purge looks for its
+// blocks.
+func (p *purge) note(b *block) {
+	if p != nil && p.hidden == nil && b.delta.dag == p.dag {
+		p.late = append(p.late, b.id)
+	}
+}
+
+func (p *purge) run(ctx context.Context) (removed int, err error) {
+	tops, left, err := p.start(ctx)
+	if err != nil || len(tops)+len(left) == 0 {
+		return 0, err
+	}
+	p.walk.enter, p.found = p.isMerged, make(map[blockID]*purged)
+	if err := p.find(ctx, tops); err != nil {
+		return 0, err
+	}
+	if err := p.checkGaps(ctx); err != nil {
+		return 0, err
+	}
+	if left, err = p.hide(ctx, left); err != nil {
+		return 0, err
+	}
+	if err := p.find(ctx, p.late); err != nil {
+		return 0, err
+	}
+	if removed, err = p.removeAll(ctx, left); err != nil {
+		return removed, err
+	}
+	n, err := p.forgetAll(ctx)
+	if removed += n; err != nil {
+		return removed, err
+	}
+	return removed, p.finish(ctx, tops)
+}
+
+// start begins to note what is merged. It returns the tops of the DAG, and what
+// an earlier purge has left to be removed.
+func (p *purge) start(ctx context.Context) (tops, left []blockID, err error) {
+	err = p.do(ctx, func(c *commit) error {
+		tops = append(c.dag.heads.now.of(p.dag), c.dag.roots.now.of(p.dag)...)
+		p.committer.purge = p
+		row, _, err := p.store.get(ctx, p.store.keys.purged)
+		left, _ = decodeIDs(row)
+		return err
+	})
+	return tops, left, err
+}
+
+func (p *purge) isMerged(ctx context.Context, id blockID) (bool, error) {
+	state, err := p.stateOf(ctx, id)
+	return state.merged(), err
+}
+
+// stateOf reads the mark of a block.
+func (p *purge) stateOf(ctx context.Context, id blockID) (markState, error) {
+	b, found, err := p.store.get(ctx, p.store.keys.block(id))
+	if err != nil || !found {
+		return unknown, err
+	}
+	m, err := decodeMark(b)
+	if err != nil {
+		return unknown, fmt.Errorf("crdt: block %s: %w", id.Cid(), err)
+	}
+	return m.state, nil
+}
+
+// find reads the merged blocks in from and below, also those of other DAGs, as
+// there may be some of the DAG below these.
+func (p *purge) find(ctx context.Context, from []blockID) error {
+	return p.blocks.traverse(ctx, from, &p.walk, func(id blockID, b *block, err error) error {
+		if err != nil {
+			return err
+		}
+		p.found[id] = &purged{id: id, delta: b.head().HeadValue, size: footprint(b.raw), links: b.links}
+		return ctx.Err()
+	})
+}
+
+// checkGaps refuses to purge what a repair has to look at first: below a gap
+// there may be blocks of this DAG, or of others, that nothing else leads to.
+func (p *purge) checkGaps(ctx context.Context) error {
+	dirty, err := p.store.Has(ctx, p.store.keys.dirty)
+	if !dirty || err != nil {
+		return err
+	}
+	for _, b := range p.found {
+		if err := p.checkBelow(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *purge) checkBelow(ctx context.Context, b *purged) error {
+	state, err := p.stateOf(ctx, b.id)
+	if err != nil || state != complete {
+		return err
+	}
+	for _, link := range b.links {
+		switch state, err := p.stateOf(ctx, link); {
+		case err != nil:
+			return err
+		case state == unknown:
+			return fmt.Errorf("crdt: the datastore is dirty, and block %s has not been merged: repair it before purging", link.Cid())
+		}
+	}
+	return nil
+}
+
+// hide makes the blocks of the DAG count as not merged. It returns what is left
+// to be removed of an earlier purge and has not been merged again.
+func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, err error) {
+	hidden := make(map[blockID]bool)
+	for id, b := range p.found {
+		hidden[id] = b.delta.DAGName == p.dag
+	}
+	err = p.do(ctx, func(c *commit) error {
+		stillLeft = nil
+		for _, id := range left {
+			if merged, err := c.dag.merged(ctx, id); err != nil {
+				return err
+			} else if !merged {
+				stillLeft = append(stillLeft, id)
+			}
+		}
+		for _, id := range slices.Concat(stillLeft, p.late) {
+			hidden[id] = true
+		}
+		p.hidden = hidden
+		c.skips.forget(p.dag)
+		return nil
+	})
+	return stillLeft, err
+}
+
+// order returns the blocks of the DAG, those below others before them, and apart
+// from that in the order of their priorities.
+func (p *purge) order() []*purged {
+	for _, b := range p.found {
+		for _, link := range b.links {
+			if child := p.found[link]; child != nil {
+				child.above = append(child.above, b)
+				b.below++
+			}
+		}
+	}
+	ready, order := &purgeHeap{}, make([]*purged, 0, len(p.found))
+	for _, b := range p.found {
+		if b.below == 0 {
+			heap.Push(ready, b)
+		}
+	}
+	for ready.Len() > 0 {
+		b := heap.Pop(ready).(*purged)
+		if b.delta.DAGName == p.dag {
+			order = append(order, b)
+		}
+		for _, parent := range b.above {
+			if parent.below--; parent.below == 0 {
+				heap.Push(ready, parent)
+			}
+		}
+	}
+	return order
+}
+
+// purgeHeap has the block of the least priority on top.
+type purgeHeap []*purged
+
+func (h purgeHeap) Len() int { return len(h) }
+func (h purgeHeap) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(h[i].delta.Height, h[j].delta.Height), slices.Compare(h[i].id[:], h[j].id[:])) < 0
+}
+func (h purgeHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *purgeHeap) Push(x any)   { *h = append(*h, x.(*purged)) }
+func (h *purgeHeap) Pop() any {
+	last := len(*h) - 1
+	b := (*h)[last]
+	*h = (*h)[:last]
+	return b
+}
+
+// forgetAll forgets the blocks of the DAG, portion by portion.
+func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
+	for order := p.order(); len(order) > 0; {
+		n, size := 0, int64(0)
+		for n < min(len(order), maxGroupBlocks) && (n == 0 || size+order[n].size <= maxGroupSize) {
+			size += order[n].size
+			n++
+		}
+		p.hooks.waitForRoom()
+		blocks, err := p.read(ctx, order[:n])
+		if err != nil {
+			return removed, err
+		}
+		done, err := p.forget(ctx, blocks)
+		if err != nil {
+			return removed, err
+		}
+		n, err = p.removeAll(ctx, done)
+		if removed += n; err != nil {
+			return removed, err
+		}
+		order = order[len(done):]
+	}
+	return removed, nil
+}
+
+// read reads the blocks of a portion.
+func (p *purge) read(ctx context.Context, portion []*purged) ([]*block, error) {
+	ids := make([]blockID, len(portion))
+	for i, b := range portion {
+		ids[i] = b.id
+	}
+	at := make(map[blockID]*block, len(ids))
+	err := p.eachOf(ctx, ids, func(b *block) { at[b.id] = b })
+	blocks := make([]*block, len(ids))
+	for i, id := range ids {
+		blocks[i] = at[id]
+	}
+	return blocks, err
+}
+
+// eachOf calls f with some blocks, and with none below them.
+func (p *purge) eachOf(ctx context.Context, ids []blockID, f func(*block)) error {
+	return p.blocks.traverse(ctx, ids, &traversal{alone: true}, func(_ blockID, b *block, err error) error {
+		if err == nil {
+			f(b)
+		}
+		return err
+	})
+}
+
+// errUnexplained says that a version of the DAG has been removed, and that it
+// must be found out by whom.
+var errUnexplained = errors.New("crdt: some version is gone")
+
+// forget commits as many of the blocks as fit, and returns which.
+func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, err error) {
+	for {
+		err = p.do(ctx, func(c *commit) error {
+			c.set.purge, c.dag.purge = nil, nil // to it the blocks are merged still
+			var err error
+			done, err = p.fill(ctx, c, blocks)
+			return err
+		})
+		if err != errUnexplained {
+			return done, err
+		}
+		if err := p.explain(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// maxUncovered is when a commit has uncovered enough values of other DAGs.
+const maxUncovered = 64
+
+func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []blockID, err error) {
+	for uncovered := 0; len(done) < len(blocks) && uncovered < maxUncovered; {
+		b := blocks[len(done)]
+		for key := range b.versions() {
+			n, err := p.forgetVersion(ctx, c, versionName{key, b.id})
+			if err != nil {
+				return nil, err
+			}
+			uncovered += n
+		}
+		wants, err := c.dag.forget(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		p.wants = append(p.wants, wants...)
+		done = append(done, b.id)
+	}
+	c.dag.purged = done
+	return done, nil
+}
+
+// forgetVersion removes a version as a tombstone would, but leaves a tombstone
+// only if another DAG has removed it. It returns how many values it may have
+// uncovered.
+func (p *purge) forgetVersion(ctx context.Context, c *commit, n versionName) (uncovered int, err error) {
+	k, err := c.set.load(ctx, n.key)
+	if err != nil {
+		return 0, err
+	}
+	live, err := c.set.isLive(ctx, k, n.id)
+	if err != nil {
+		return 0, err
+	}
+	if live {
+		k.remove(n.id)
+		if k.open && k.losersStored {
+			uncovered = 1
+		}
+		return uncovered, nil
+	}
+	left, err := c.set.hasTombstone(ctx, n)
+	if err != nil || left {
+		return 0, err
+	}
+	if p.names == nil {
+		return 0, errUnexplained
+	}
+	if byOthers, named := p.names[n]; byOthers || !named {
+		c.set.setTombstone(n, true)
+	}
+	return 0, nil
+}
+
+// explain looks through all merged blocks for tombstones of the DAG's versions,
+// and for each version whether another DAG has one. A version for which there is
+// none was removed by a DAG that has been purged since.
+func (p *purge) explain(ctx context.Context) error {
+	var ids []blockID
+	for e, err := range p.store.rowsOf(ctx, p.store.keys.blocks, 1, false) {
+		if err != nil {
+			return err
+		}
+		if _, id, ok := splitID(e.Key); ok {
+			m, err := decodeMark(e.Value)
+			if err != nil {
+				return err
+			}
+			if m.state.merged() {
+				ids = append(ids, id)
+			}
+		}
+	}
+	names := make(map[versionName]bool)
+	err := p.eachOf(ctx, ids, func(b *block) {
+		for _, t := range b.delta.tombstones {
+			if id, ok := parseDsKey(t.GetId()); ok && p.hidden[id] {
+				n := versionName{t.GetKey(), id}
+				names[n] = names[n] || !p.hidden[b.id]
+			}
+		}
+	})
+	if err == nil {
+		p.names = names
+	}
+	return err
+}
+
+// removeAll removes blocks from the DAG service.
+func (p *purge) removeAll(ctx context.Context, ids []blockID) (removed int, err error) {
+	for _, id := range ids {
+		if err := p.blocks.remove(ctx, id); err != nil {
+			return removed, fmt.Errorf("crdt: removing block %s: %w", id.Cid(), err)
+		}
+		removed++
+	}
+	return removed, nil
+}
+
+// finish leaves nothing of the purge. Heads without a mark were put there by
+// hand.
+func (p *purge) finish(ctx context.Context, tops []blockID) error {
+	return p.do(ctx, func(c *commit) error {
+		for _, id := range tops {
+			c.dag.heads.remove(id)
+			c.dag.roots.remove(id)
+		}
+		c.dag.purged = []blockID{}
+		return nil
+	})
+}
+
+// end lets blocks be merged again. Those that were fetched before they were
+// removed must not be: they would not be in the DAG service.
+func (p *purge) end(ctx context.Context) {
+	_ = p.acquire(ctx) // it does not end
+	p.walker.forget(p.hidden, p.wants)
+	p.committer.purge = nil
+	p.release()
+	p.walker.lookAgain() // what is wanted again
+}
+
+// forget takes a merged block out, as if it had never come. It is wanted again
+// if others wait for it. It returns missing blocks that are wanted no more.
+func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, err error) {
+	m, err := c.mark(ctx, b.id)
+	if err != nil {
+		return nil, err
+	}
+	c.heads.remove(b.id)
+	c.roots.remove(b.id)
+	c.setMark(b.id, &mark{state: unknown})
+	parents, err := c.parents(ctx, b.id, 0)
+	if err != nil {
+		return nil, err
+	}
+	c.setQueued(b.id, nil)
+	if len(parents) > 0 {
+		c.setQueued(b.id, &wanted{id: b.id, height: b.delta.priority})
+	}
+	if m.state == complete {
+		return nil, nil
+	}
+	if len(b.links) > fewLinks {
+		c.setLinks(b.id, nil)
+	}
+	for _, link := range b.links {
+		c.setWait(link, b.id, false)
+		gone, err := c.abandon(ctx, link)
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			unwanted = append(unwanted, link)
+		}
+	}
+	return unwanted, nil
+}
+
+// abandon is for a block below one that has just been forgotten. If it is pending
+// it may be a root now, and if it is missing it is not wanted any more, unless
+// others wait for it.
+func (c *dagChange) abandon(ctx context.Context, id blockID) (unwanted bool, err error) {
+	m, err := c.mark(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	switch m.state {
+	case pending:
+		return false, c.root(ctx, id, m)
+	case unknown:
+		parents, err := c.parents(ctx, id, 0)
+		if err != nil || len(parents) > 0 {
+			return false, err
+		}
+		c.setQueued(id, nil)
+		return true, nil
+	}
+	return false, nil
+}
