@@ -57,3 +57,33 @@ func TestFailedCommitPutsItsChangesBackBelowTheNext(t *testing.T) {
 		t.Errorf("%d versions of what was deleted first are left", len(rows))
 	}
 }
+
+// What a batch asks about the heads is counted once, not for each Put.
+func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	real, roots := r.frontier.get()
+	many := make(tips)
+	for i := range 5000 {
+		id, err := blockIDOf(unavailable(i))
+		r.must(err)
+		many[id] = HeadValue{Height: 1, DAGName: []string{"", "named"}[i%2]}
+	}
+	r.frontier.set(many, roots)
+	defer func() { r.frontier.set(real, roots) }()
+	for name, want := range map[string]int{"": 2500, "named": 2500, "none": 0} {
+		if n := r.frontier.width(name); n != want {
+			t.Errorf("%q has %d heads, want %d", name, n, want)
+		}
+	}
+	b, err := r.Batch(ctx)
+	r.must(err)
+	put := func() { r.must(b.Put(ctx, ds.NewKey("/k"), nil)) }
+	put()
+	if n := testing.AllocsPerRun(100, put); n > 10 {
+		t.Errorf("a Put allocates %v times", n)
+	}
+	r.frontier.set(make(tips), roots)
+	if n := r.frontier.width(""); n != 0 {
+		t.Errorf("%d heads are left", n)
+	}
+}

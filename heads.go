@@ -87,6 +87,10 @@ type frontier struct {
 	mu    sync.RWMutex // held to replace heads, not to commit
 	heads tips         // never changed in place
 	roots tips         // likewise
+
+	// How many heads each DAG has, or nil until somebody asks: most commits of
+	// many heads are followed by no batch.
+	widths map[string]int
 }
 
 func (f *frontier) get() (heads, roots tips) {
@@ -98,7 +102,21 @@ func (f *frontier) get() (heads, roots tips) {
 func (f *frontier) set(heads, roots tips) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.heads, f.roots = heads, roots
+	f.heads, f.roots, f.widths = heads, roots, nil
+}
+
+// width returns how many heads a DAG has. It looks through all heads once after
+// each commit at most, as the commit did.
+func (f *frontier) width(dagName string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.widths == nil {
+		f.widths = make(map[string]int)
+		for _, v := range f.heads {
+			f.widths[v.DAGName]++
+		}
+	}
+	return f.widths[dagName]
 }
 
 // load reads the frontier from the store.
