@@ -87,3 +87,23 @@ func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
 		t.Errorf("%d heads are left", n)
 	}
 }
+
+// A record that says that its versions are among the losers, where there are none.
+func TestDamagedRecordFailsTheWriteWithAnError(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/k", "v")
+	key := r.Datastore.store.keys.record("/k")
+	good, err := r.store.Get(ctx, key)
+	r.must(err)
+	bad := append([]byte{}, good...)
+	bad[0] |= flagUnresolved
+	r.must(r.store.Put(ctx, key, bad))
+	if err := r.Delete(ctx, ds.NewKey("/k")); !errors.Is(err, errBadRecord) {
+		t.Errorf("Delete: %v", err)
+	}
+	if _, err := r.Set().Rmv(ctx, "/k"); !errors.Is(err, errBadRecord) {
+		t.Errorf("Rmv: %v", err)
+	}
+	r.put("/other", "v")
+	r.must(r.store.Put(ctx, key, good))
+}

@@ -216,6 +216,9 @@ func (c *setChange) live(ctx context.Context, key string) ([]blockID, error) {
 	if k.win != nil && !k.unresolved {
 		ids = append(ids, k.win.id)
 	}
+	if k.win != nil && len(ids) == 0 {
+		return nil, fmt.Errorf("%w of %s: the versions that it stands for are not there", errBadRecord, key)
+	}
 	return ids, nil
 }
 
