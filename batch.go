@@ -235,10 +235,10 @@ func (w *writer) take() []*pendingWrite {
 func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
 	defer w.release()
 	err := w.commitLocked(ctx, group)
-	if len(group) == 1 || !errors.Is(err, ErrInvalidBlock) {
+	if len(group) == 1 || !errors.Is(err, ErrInvalidBlock) && !errors.Is(err, ErrTooLarge) {
 		return err
 	}
-	for i, p := range group { // one of them was not admitted
+	for i, p := range group { // one of them was not admitted, or is larger than it looks
 		p.err = nil // there may be more room now
 		if err := w.commitLocked(ctx, group[i:i+1]); err != nil {
 			p.err = err

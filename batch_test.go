@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"errors"
+	"sync"
 	"testing"
 
 	ds "github.com/ipfs/go-datastore"
@@ -106,4 +107,49 @@ func TestDamagedRecordFailsTheWriteWithAnError(t *testing.T) {
 	}
 	r.put("/other", "v")
 	r.must(r.store.Put(ctx, key, good))
+}
+
+// A swollen delta marshals to much more than its elements are, or not at all.
+type swollen struct{ *pbDelta }
+
+var errSwollen = errors.New("this delta does not marshal")
+
+func (d swollen) Marshal() ([]byte, error) {
+	elements, err := d.GetElements()
+	for _, e := range elements {
+		if e.GetKey() == "/fails" {
+			return nil, errSwollen
+		}
+	}
+	b, _ := d.pbDelta.Marshal()
+	for range 3 { // a field that nobody knows
+		b = appendBytes(b, 50, b)
+	}
+	return b, err
+}
+
+func TestDeltaThatIsLargerThanItLooksFailsAlone(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.reopenWith(r.node, &MerkleCRDTOptions{DeltaFactory: func() Delta { return swollen{&pbDelta{}} }})
+	r.must(r.acquire(ctx))
+	errs := make(map[string]error)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for key, size := range map[string]int{"/large": 400 << 10, "/fails": 10, "/a": 100 << 10, "/b": 100 << 10, "/c": 100 << 10} {
+		wg.Go(func() {
+			err := r.Put(ctx, ds.NewKey(key), make([]byte, size))
+			mu.Lock()
+			defer mu.Unlock()
+			errs[key] = err
+		})
+	}
+	r.awaitWriters(5)
+	r.release()
+	wg.Wait()
+	if !errors.Is(errs["/large"], ErrTooLarge) || !errors.Is(errs["/fails"], errSwollen) || errs["/a"] != nil || errs["/b"] != nil || errs["/c"] != nil {
+		t.Errorf("errors: %v", errs)
+	}
+	if got := len(r.pairs()); got != 3 {
+		t.Errorf("%d pairs", got)
+	}
 }

@@ -79,7 +79,7 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	}
 	data, err := d.Marshal()
 	if err != nil {
-		return nil, fmt.Errorf("crdt: marshalling a delta: %w", err)
+		return nil, fmt.Errorf("%w: marshalling a delta: %w", ErrInvalidBlock, err)
 	}
 	links := slices.Concat(heads, skips)
 	raw, err := encodeNode(data, links, len(skips))
