@@ -265,8 +265,8 @@ func (a *announcer) takePending() []*pb.Head {
 func (a *announcer) putBack(heads []*pb.Head) {
 	a.mu.Lock()
 	for _, h := range heads {
-		if id, err := blockIDFromBytes(h.GetCid()); err == nil {
-			a.pending[id] = true
+		if l, err := linkFromBytes(h.GetCid()); err == nil {
+			a.pending[l.id] = true
 		}
 	}
 	a.mu.Unlock()
@@ -353,6 +353,7 @@ func (l *listener) receive(data []byte) {
 // An announced block may come with its announcement.
 type announced struct {
 	id    blockID
+	v0    bool // by its CID of version 0
 	raw   []byte
 	room  room   // claimed, if the block has been opened
 	block *block // from raw
@@ -388,19 +389,23 @@ func decodeBroadcast(data []byte) ([]announced, error) {
 	l := announcedList{seen: make(map[blockID]bool)}
 	err := eachField(data, headsField, l.add)
 	switch {
-	case err == nil, errors.Is(err, errEnough):
+	case err == nil && !isCIDv0(data), errors.Is(err, errEnough):
 		return l.list, l.err
 	}
 	c, castErr := cid.Cast(data)
 	if castErr != nil {
 		return nil, err
 	}
-	id, err := blockIDOf(c)
+	only, err := linkOf(c)
 	if err != nil {
 		return nil, err
 	}
-	return []announced{{id: id}}, nil
+	return []announced{{id: only.id, v0: only.v0}}, nil
 }
+
+// isCIDv0 tells whether a message is one CID of version 0. It also reads as a
+// message with one field, which is none of ours.
+func isCIDv0(data []byte) bool { _, ok := blockIDIn(data); return ok }
 
 // headsField is the number of CRDTBroadcast.Heads.
 const headsField = 1
@@ -420,18 +425,18 @@ func (l *announcedList) add(msg []byte) error {
 		return errEnough
 	}
 	var h pb.Head
-	var id blockID
+	var to link
 	err := proto.Unmarshal(msg, &h)
 	if err == nil {
-		id, err = blockIDFromBytes(h.GetCid())
+		to, err = linkFromBytes(h.GetCid())
 	}
 	if err != nil {
 		l.err = err
 		return nil
 	}
-	if !l.seen[id] {
-		l.seen[id] = true
-		l.list = append(l.list, announced{id: id, raw: h.GetBlock()})
+	if !l.seen[to.id] {
+		l.seen[to.id] = true
+		l.list = append(l.list, announced{id: to.id, v0: to.v0, raw: h.GetBlock()})
 	}
 	return nil
 }

@@ -11,11 +11,19 @@ import (
 	mh "github.com/multiformats/go-multihash"
 )
 
-// A blockID names a block: the SHA2-256 digest in its CID. All blocks have
-// CIDs of one form (version 1, dag-pb, sha2-256), so the digest says it all.
+// A blockID names a block: the SHA2-256 digest in its CID. All blocks are dag-pb
+// nodes with such digests, so the digest says it all.
 type blockID [sha256.Size]byte
 
-// blockPrefix is the form of every block's CID.
+// A link is a block as another, or an announcement, names it: by a CID of version
+// 1, as all that are written now, or of version 0, as in histories that began
+// before 2021. It is one block, but a DAG service may find it by that CID alone.
+type link struct {
+	id blockID
+	v0 bool
+}
+
+// blockPrefix is the form of the CID of every block that is made here.
 var blockPrefix = cid.Prefix{Version: 1, Codec: cid.DagProtobuf, MhType: mh.SHA2_256, MhLength: sha256.Size}
 
 // multihashHead precedes the digest in a block's multihash.
@@ -25,21 +33,48 @@ const multihashLength = 2 + sha256.Size
 
 var base32Upper = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// blockIDOf returns the id in a CID, or an error for a CID that no block has.
-func blockIDOf(c cid.Cid) (blockID, error) {
-	if !c.Defined() || c.Prefix() != blockPrefix {
-		return blockID{}, fmt.Errorf("%w: %s is no CIDv1 with dag-pb and sha2-256", ErrInvalidBlock, c)
+// linkOf reads a CID. It returns an error for one that no block has.
+func linkOf(c cid.Cid) (link, error) {
+	if !c.Defined() {
+		return link{}, fmt.Errorf("%w: an undefined CID", ErrInvalidBlock)
 	}
-	return blockID(c.Hash()[len(multihashHead):]), nil
+	id, ok := blockIDIn(c.Hash())
+	if !ok || c.Type() != cid.DagProtobuf {
+		return link{}, fmt.Errorf("%w: %s is no CID with dag-pb and sha2-256", ErrInvalidBlock, c)
+	}
+	return link{id, c.Version() == 0}, nil
 }
 
-// blockIDFromBytes does so for the bytes of a CID.
-func blockIDFromBytes(b []byte) (blockID, error) {
+// linkFromBytes does so for the bytes of a CID.
+func linkFromBytes(b []byte) (link, error) {
 	c, err := cid.Cast(b)
 	if err != nil {
-		return blockID{}, err
+		return link{}, err
 	}
-	return blockIDOf(c)
+	return linkOf(c)
+}
+
+// blockIDOf returns the id in a CID, or an error for a CID that no block has.
+func blockIDOf(c cid.Cid) (blockID, error) {
+	l, err := linkOf(c)
+	return l.id, err
+}
+
+// blockIDIn returns the id in a multihash, if a block can have it.
+func blockIDIn(hash mh.Multihash) (blockID, bool) {
+	if len(hash) != multihashLength || !bytes.HasPrefix(hash, multihashHead) {
+		return blockID{}, false
+	}
+	return blockID(hash[len(multihashHead):]), true
+}
+
+// Cid returns the CID that the link has.
+func (l link) Cid() cid.Cid {
+	if !l.v0 {
+		return l.id.Cid()
+	}
+	multihash := l.id.multihash()
+	return cid.NewCidV0(multihash[:])
 }
 
 func (id blockID) multihash() (m [multihashLength]byte) {
@@ -47,7 +82,7 @@ func (id blockID) multihash() (m [multihashLength]byte) {
 	return m
 }
 
-// Cid returns the CID of the block.
+// Cid returns the CID of the block, of version 1.
 func (id blockID) Cid() cid.Cid {
 	multihash := id.multihash()
 	return cid.NewCidV1(cid.DagProtobuf, multihash[:])
@@ -84,10 +119,10 @@ func parseBlockID(s string) (id blockID, ok bool) {
 		return id, false
 	}
 	b, err := base32Upper.DecodeString(s)
-	if err != nil || len(b) != multihashLength || !bytes.HasPrefix(b, multihashHead) {
+	if err != nil {
 		return id, false
 	}
-	return blockID(b[len(multihashHead):]), true
+	return blockIDIn(b)
 }
 
 // lastLetters are those that a name can end in: its last three bits are left

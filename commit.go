@@ -280,7 +280,7 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 		keys[n.id] = append(keys[n.id], n.key)
 	}
 	for id, keys := range keys {
-		raw, err := s.fetch(ctx, s.dag, id)
+		raw, err := s.fetch(ctx, s.dag, link{id: id})
 		if err == nil {
 			err = s.valuesIn(ctx, id, raw, keys, all)
 		}

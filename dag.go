@@ -120,6 +120,7 @@ type wanted struct {
 	id     blockID
 	parent blockID
 	height uint64 // it is at most this high
+	v0     bool   // it is linked by a CID of version 0
 }
 
 // A dagChange is what one commit does to the shape of the DAGs: which blocks
@@ -258,7 +259,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 		}
 		switch child.state {
 		case unknown:
-			c.want(wanted{id: link, parent: b.id, height: b.heightBelow(i)})
+			c.want(wanted{id: link, parent: b.id, height: b.heightBelow(i), v0: b.v0[link]})
 			fallthrough
 		case pending:
 			m.missing++
@@ -576,11 +577,26 @@ func (c *dagChange) rows() []row {
 	for id, w := range c.queue {
 		r := presence(keys.queued(id), w != nil)
 		if w != nil {
-			r.value = binary.AppendUvarint(nil, w.height)
+			r.value = w.encode()
 		}
 		rows = append(rows, r)
 	}
 	return rows
+}
+
+// encode writes the value of a queue row.
+func (w *wanted) encode() []byte {
+	b := binary.AppendUvarint(nil, w.height)
+	if w.v0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// decodeWanted reads it. Whatever it holds, the block is missing.
+func decodeWanted(id blockID, b []byte) wanted {
+	height, n := binary.Uvarint(b)
+	return wanted{id: id, height: height, v0: len(b) > max(n, 0)}
 }
 
 // presence is a row that says something by being there.

@@ -20,6 +20,9 @@
 //   - A tag is 8 random bytes in each delta that adds elements, so that equal
 //     Puts, of two writers or of one, are different blocks. Deltas of users' own
 //     types have none.
+//   - A link names a block by its CID of version 1, or, in histories that began
+//     before 2021, of version 0. It is one block; it is asked for by the CID of
+//     the link, and by the other one if it cannot be found.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get
@@ -140,7 +143,8 @@
 //	----
 //	/q/<id>                 a missing block that a merged one links to, or one
 //	                        whose parents have still to be told that it is
-//	                        settled: uvarint, at most its height
+//	                        settled: uvarint, at most its height; then a byte
+//	                        0 if it is linked by its CID of version 0
 //	/p/<child id>/<parent>  the parent is pending because of the child; empty
 //	/p/<id>                 the links of a pending block that has more than 8
 //	/r/<id>                 a root: uvarint height, then the DAG's name

@@ -61,6 +61,8 @@ func FuzzBroadcast(f *testing.F) {
 	addHex(f, vectors.broadcasts)
 	f.Add(unavailable(1).Bytes())
 	f.Add(announcement(unavailable(1), unavailable(2), unavailable(1)))
+	f.Add(link{testID(1), true}.Cid().Bytes())
+	f.Add(announcement(link{testID(1), true}.Cid(), testID(1).Cid(), link{testID(2), true}.Cid()))
 	f.Add(announceInline(unavailable(1), []byte("not its bytes")))
 	f.Add(announcement(cid.NewCidV1(cid.Raw, unavailable(1).Hash()), unavailable(2)))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -75,21 +77,23 @@ func FuzzBroadcast(f *testing.F) {
 				t.Errorf("block %s twice", h.id.Cid())
 			}
 			seen[h.id] = true
-			msg.Heads = append(msg.Heads, &pb.Head{Cid: h.id.Cid().Bytes(), Block: h.raw})
+			msg.Heads = append(msg.Heads, &pb.Head{Cid: link{h.id, h.v0}.Cid().Bytes(), Block: h.raw})
 		}
 		again, err := decodeBroadcast(mustMarshal(t, msg))
 		if err != nil || !slices.EqualFunc(again, heads, sameAnnounced) {
 			t.Errorf("%d heads, encoded and decoded, are %d: %v", len(heads), len(again), err)
 		}
-		if c, err := cid.Cast(data); err == nil && c.Prefix() == blockPrefix {
-			if len(heads) != 1 || heads[0].id.Cid() != c {
+		if c, err := cid.Cast(data); err == nil && (c.Prefix() == blockPrefix || c.Version() == 0 && len(c.Hash()) == multihashLength) {
+			if len(heads) != 1 || (link{heads[0].id, heads[0].v0}).Cid() != c {
 				t.Errorf("the bytes of CID %s announce %v", c, heads)
 			}
 		}
 	})
 }
 
-func sameAnnounced(a, b announced) bool { return a.id == b.id && bytes.Equal(a.raw, b.raw) }
+func sameAnnounced(a, b announced) bool {
+	return a.id == b.id && a.v0 == b.v0 && bytes.Equal(a.raw, b.raw)
+}
 
 func mustMarshal(t *testing.T, m proto.Message) []byte {
 	t.Helper()
@@ -230,9 +234,13 @@ func plainKey(key string) (string, bool) {
 
 func checkLinks(t *testing.T, s *blockStore, b *block) {
 	t.Helper()
-	plain, err := decodeLinks(b.raw)
+	links, err := decodeLinks(b.raw)
 	if err != nil {
 		t.Errorf("the links of an accepted block: %s", err)
+	}
+	var plain []blockID
+	for _, l := range links {
+		plain = append(plain, l.id)
 	}
 	known, err := decodeKnown(b.id, b.raw)
 	if err != nil || !slices.Equal(known.links, plain) {
@@ -249,6 +257,9 @@ func checkLinks(t *testing.T, s *blockStore, b *block) {
 		}
 	}
 	for _, id := range plain {
+		if !slices.Contains(links, b.linkTo(id)) {
+			t.Errorf("no link to %s is %s", id.Cid(), b.linkTo(id).Cid())
+		}
 		if !distinct[id] {
 			t.Errorf("link %s was left out", id.Cid())
 		}

@@ -227,7 +227,7 @@ func (c *storeCheck) readMarks() {
 
 // block returns a block that is here, or nil.
 func (c *storeCheck) block(id blockID) *block {
-	raw := c.r.node.blocks[id.Cid()]
+	raw := c.r.node.raw(id)
 	if raw == nil {
 		return nil
 	}
@@ -246,7 +246,7 @@ func (c *storeCheck) cover(id blockID, head bool) {
 	}
 	m := c.marks[id]
 	merged := m != nil && m.state.merged()
-	if head && (!merged || m.state != complete || c.r.node.blocks[id.Cid()] == nil) {
+	if head && (!merged || m.state != complete || c.r.node.raw(id) == nil) {
 		c.t.Errorf("block %s below a head is not complete or not here", id.Cid())
 	}
 	if !merged {

@@ -10,6 +10,7 @@ import (
 	query "github.com/ipfs/go-datastore/query"
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
+	dag "github.com/ipfs/go-merkledag"
 )
 
 // MerkleCRDT is a Datastore with its inner layers open: deltas of the user's
@@ -106,14 +107,15 @@ func (c *commit) rank(ctx context.Context, d Delta) error {
 	return nil
 }
 
-// IsProcessed tells whether a block has been merged.
+// IsProcessed tells whether a block has been merged. Of the CID it looks at the
+// multihash alone.
 func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 	if err := m.enter(); err != nil {
 		return false, err
 	}
 	defer m.leave()
-	id, err := blockIDOf(c)
-	if err != nil {
+	id, ok := blockIDIn(c.Hash())
+	if !ok {
 		return false, nil // no block has such a CID
 	}
 	b, found, err := m.store.get(ctx, m.store.keys.block(id))
@@ -124,8 +126,9 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 	return err == nil && mark.state.merged(), err
 }
 
-// Traverse calls visit with each block in from and below, each once, parents
-// mostly before children. Blocks that are not here are fetched. It ends at the
+// Traverse calls visit with each block in from, which must not be empty, and
+// below, each once, parents mostly before children. A node has the CID that it was
+// linked by. Blocks that are not here are fetched. It ends at the
 // first error, and returns it; to begin with no block is one. visit is not called concurrently. The CIDs of
 // the blocks visited are kept in memory.
 func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
@@ -137,15 +140,26 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 	if len(from) == 0 {
 		return errors.New("crdt: Traverse needs a block to begin with")
 	}
-	ids, err := cidsToIDs(from)
-	if err != nil {
-		return err
+	if len(from) == 0 {
+		return errors.New("crdt: Traverse needs CIDs to begin with")
 	}
-	return m.blocks.traverse(ctx, ids, &traversal{}, func(_ blockID, b *block, err error) error {
+	top := &block{}
+	for _, c := range from {
+		l, err := linkOf(c)
+		if err != nil {
+			return err
+		}
+		top.link(l)
+	}
+	t := &traversal{v0: top.v0}
+	return m.blocks.traverse(ctx, top.links, t, func(id blockID, b *block, err error) error {
 		if err != nil {
 			return err
 		}
 		node, err := decodeNode(b.raw)
+		if err == nil && t.link(id).v0 {
+			err = node.SetCidBuilder(dag.V0CidPrefix())
+		}
 		if err != nil {
 			return err
 		}

@@ -242,7 +242,7 @@ func (m *migration) oldRecord(ctx context.Context, key string, id blockID) (*rec
 	if priority, n := binary.Uvarint(p); found && foundP && n > 0 && priority > 0 {
 		return &record{version: version{id: id, priority: priority - 1, value: value}}, nil
 	}
-	b, err := m.blocks.get(ctx, m.blocks.dag, id)
+	b, err := m.blocks.get(ctx, m.blocks.dag, link{id: id})
 	if err != nil {
 		return nil, fmt.Errorf("%s has no value: %w", key, err)
 	}
@@ -352,7 +352,7 @@ func (m *migration) mendHeads(ctx context.Context) error {
 	defer cancel()
 	for id, v := range heads {
 		mended := v
-		if b, err := m.blocks.get(limited, m.blocks.dag, id); err == nil {
+		if b, err := m.blocks.get(limited, m.blocks.dag, link{id: id}); err == nil {
 			mended = HeadValue{Height: max(v.Height, b.delta.priority), DAGName: b.delta.dag}
 		} else {
 			m.log.Warnf("head %s cannot be read, its height is taken to be %d: %s", id.Cid(), v.Height, err)

@@ -472,6 +472,16 @@ func (node *testNode) addLocked(c cid.Cid, raw []byte) error {
 	return nil
 }
 
+// raw returns a block that is here, by whichever CID.
+func (node *testNode) raw(id blockID) []byte {
+	node.net.mu.Lock()
+	defer node.net.mu.Unlock()
+	if raw := node.blocks[id.Cid()]; raw != nil {
+		return raw
+	}
+	return node.blocks[link{id, true}.Cid()]
+}
+
 func (node *testNode) AddMany(_ context.Context, nds []ipld.Node) error {
 	for _, nd := range nds {
 		if err := node.addRaw(nd.Cid(), nd.RawData()); err != nil {

@@ -32,9 +32,10 @@ type block struct {
 	raw     []byte
 	delta   *deltaContent
 	links   []blockID
-	skips   int  // how many of the links, the last ones, are skip links
-	queued  bool // it has a queue row
-	covered bool // below a complete block: it must not become a head
+	v0      map[blockID]bool // the links that have CIDs of version 0; mostly nil
+	skips   int              // how many of the links, the last ones, are skip links
+	queued  bool             // it has a queue row
+	covered bool             // below a complete block: it must not become a head
 }
 
 // blockStore reads and writes blocks through the user's DAG service. It is
@@ -109,15 +110,15 @@ func encodeNode(data []byte, links []blockID, skips int) ([]byte, error) {
 
 // decodeLinks reads the links of a dag-pb node. It is much faster than
 // decodeNode, and looks at nothing else.
-func decodeLinks(raw []byte) (ids []blockID, err error) {
-	err = eachField(raw, linksField, func(link []byte) error {
-		return eachField(link, hashField, func(hash []byte) error {
-			id, err := blockIDFromBytes(hash)
-			ids = append(ids, id)
+func decodeLinks(raw []byte) (links []link, err error) {
+	err = eachField(raw, linksField, func(msg []byte) error {
+		return eachField(msg, hashField, func(hash []byte) error {
+			l, err := linkFromBytes(hash)
+			links = append(links, l)
 			return err
 		})
 	})
-	return ids, err
+	return links, err
 }
 
 // Numbers of fields in the messages of dag-pb: PBNode.Data, PBNode.Links and
@@ -161,8 +162,28 @@ func decodeKnown(id blockID, raw []byte) (*block, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}
-	return &block{id: id, links: links}, nil
+	b := &block{id: id}
+	for _, l := range links {
+		b.link(l)
+	}
+	return b, nil
 }
+
+// link adds a link to a block that is being read.
+func (b *block) link(l link) {
+	b.links = append(b.links, l.id)
+	switch {
+	case !l.v0:
+		delete(b.v0, l.id)
+	case b.v0 == nil:
+		b.v0 = map[blockID]bool{l.id: true}
+	default:
+		b.v0[l.id] = true
+	}
+}
+
+// linkTo is the link of a block to another.
+func (b *block) linkTo(id blockID) link { return link{id, b.v0[id]} }
 
 // decodeNode reads a dag-pb node, strictly.
 func decodeNode(raw []byte) (*dag.ProtoNode, error) {
@@ -213,37 +234,48 @@ func (s *blockStore) addAll(ctx context.Context, blocks []*block) error {
 	return nil
 }
 
+// remove removes a block, by whichever CID the DAG service has it.
 func (s *blockStore) remove(ctx context.Context, id blockID) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	return s.dag.Remove(ctx, id.Cid())
+	for _, v0 := range []bool{false, true} {
+		if err := s.dag.Remove(ctx, link{id, v0}.Cid()); err != nil && !ipld.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // get fetches a block with a getter and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
-func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, id blockID) (*block, error) {
-	raw, err := s.fetch(ctx, from, id)
+func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, l link) (*block, error) {
+	raw, err := s.fetch(ctx, from, l)
 	if err != nil {
 		return nil, err
 	}
-	return s.decode(id, raw)
+	return s.decode(l.id, raw)
 }
 
 // fetch gets the bytes of a block, unchecked, within the time limit.
-func (s *blockStore) fetch(ctx context.Context, from ipld.NodeGetter, id blockID) ([]byte, error) {
+func (s *blockStore) fetch(ctx context.Context, from ipld.NodeGetter, l link) ([]byte, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	return fetch(ctx, from, id)
+	return fetch(ctx, from, l)
 }
 
 // fetch gets the bytes of a block, unchecked. It takes as long as ctx lets it.
-func fetch(ctx context.Context, from ipld.NodeGetter, id blockID) ([]byte, error) {
-	node, err := from.Get(ctx, id.Cid())
+// What cannot be found by one CID may be there by the other: it is not always
+// known which, and two blocks may link to a third by different ones.
+func fetch(ctx context.Context, from ipld.NodeGetter, l link) ([]byte, error) {
+	node, err := from.Get(ctx, l.Cid())
+	if ipld.IsNotFound(err) {
+		node, err = from.Get(ctx, link{l.id, !l.v0}.Cid())
+	}
 	if err != nil {
-		return nil, fmt.Errorf("crdt: fetching block %s: %w", id.Cid(), err)
+		return nil, fmt.Errorf("crdt: fetching block %s: %w", l.Cid(), err)
 	}
 	if node == nil {
-		return nil, fmt.Errorf("crdt: the DAG service gave nothing for block %s", id.Cid())
+		return nil, fmt.Errorf("crdt: the DAG service gave nothing for block %s", l.Cid())
 	}
 	return node.RawData(), nil
 }
@@ -287,16 +319,16 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no dag-pb node: %w", err)
 	}
-	links, skips, err := linksOf(node)
-	if err != nil {
+	b := &block{id: id, raw: raw}
+	if err := b.readLinks(node); err != nil {
 		return nil, err
 	}
 	d := s.newDelta()
 	if err := d.Unmarshal(node.Data()); err != nil {
 		return nil, fmt.Errorf("no delta: %w", err)
 	}
-	content, err := checkDelta(d)
-	return &block{id: id, raw: raw, delta: content, links: links, skips: skips}, err
+	b.delta, err = checkDelta(d)
+	return b, err
 }
 
 // judge reads a block and tells whether it may be merged. An error that is
@@ -330,27 +362,30 @@ func (b *block) head() Head {
 	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}
 }
 
-// linksOf returns the different blocks that a node links to, and how many of
+// readLinks reads the different blocks that a node links to, and how many of
 // them, at the end, are those of skip links.
-func linksOf(node ipld.Node) (ids []blockID, skips int, err error) {
+func (b *block) readLinks(node ipld.Node) error {
 	links := node.Links()
 	seen := make(map[blockID]bool, len(links))
-	ids = make([]blockID, 0, len(links))
+	b.links = make([]blockID, 0, len(links))
 	for _, l := range links {
-		id, err := blockIDOf(l.Cid)
+		to, err := linkOf(l.Cid)
 		if err != nil {
-			return nil, 0, err
+			return err
 		}
-		if seen[id] {
+		if seen[to.id] {
+			if !to.v0 {
+				delete(b.v0, to.id)
+			}
 			continue
 		}
-		seen[id] = true
-		ids = append(ids, id)
-		if skips++; l.Name != skipLink {
-			skips = 0
+		seen[to.id] = true
+		b.link(to)
+		if b.skips++; l.Name != skipLink {
+			b.skips = 0
 		}
 	}
-	return ids, skips, nil
+	return nil
 }
 
 // session returns a getter for related blocks, and what ends it.

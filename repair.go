@@ -169,7 +169,7 @@ func (r *repairer) repair(ctx context.Context) error {
 // A missed block has been neither merged nor refused, though one above it has
 // been merged.
 type missed struct {
-	id     blockID
+	link   link
 	height uint64    // 0: it breaks a rule
 	above  []blockID // merged blocks that link to it
 }
@@ -191,13 +191,13 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 				}
 			}
 		case err == nil:
-			found = append(found, &missed{id: id, height: b.delta.priority})
+			found = append(found, &missed{link: t.link(id), height: b.delta.priority})
 		case !isFinal(err):
 			errs = append(errs, err)
 		case t.blocks[id]&known != 0: // the old module let more pass
 			r.log.Warnf("repair does not go below %s", err)
 		default:
-			found = append(found, &missed{id: id})
+			found = append(found, &missed{link: t.link(id)})
 		}
 		return ctx.Err()
 	})
@@ -205,7 +205,7 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 		errs = append(errs, err)
 	}
 	for _, m := range found {
-		m.above = above[m.id]
+		m.above = above[m.link.id]
 	}
 	return found, errs
 }
@@ -227,11 +227,11 @@ func (r *repairer) known(ctx context.Context) (map[blockID]stage, error) {
 
 // settle merges a missed block, or refuses it for good.
 func (r *repairer) settle(ctx context.Context, m *missed) error {
-	raw, err := r.blocks.fetch(ctx, r.blocks.dag, m.id)
+	raw, err := r.blocks.fetch(ctx, r.blocks.dag, m.link)
 	if err != nil {
 		return err
 	}
-	b, err := r.blocks.judge(ctx, m.id, raw)
+	b, err := r.blocks.judge(ctx, m.link.id, raw)
 	switch {
 	case err == nil:
 		b.covered = r.covered(ctx, m, b.delta.dag)
@@ -241,7 +241,7 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 	}
 	r.log.Warnf("repair refuses a block: %s", err)
 	return r.do(ctx, func(c *commit) error {
-		_, err := c.refuse(ctx, &block{id: m.id})
+		_, err := c.refuse(ctx, &block{id: m.link.id})
 		return err
 	})
 }
@@ -250,7 +250,7 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 // one, which then must not become a head. What cannot be read is taken for one.
 func (r *repairer) covered(ctx context.Context, m *missed, dagName string) bool {
 	return slices.ContainsFunc(m.above, func(id blockID) bool {
-		b, err := r.blocks.get(ctx, r.blocks.dag, id)
+		b, err := r.blocks.get(ctx, r.blocks.dag, link{id: id})
 		return err != nil || b.delta.dag == dagName
 	})
 }

@@ -53,15 +53,15 @@ func (w *walker) leave(wk *walk, s *session, came bool) {
 
 // get gets the bytes of a block: in a session, if there is one, or else, and when
 // that takes too long, outside.
-func (w *walker) get(ctx context.Context, j *job, s *session) ([]byte, error) {
+func (w *walker) get(ctx context.Context, l link, wk *walk, s *session) ([]byte, error) {
 	if s != nil {
 		inside, cancel := context.WithTimeout(ctx, sessionPatience)
 		defer cancel()
-		raw, err := w.blocks.fetch(inside, s.from, j.id)
-		w.leave(j.walk, s, err == nil)
+		raw, err := w.blocks.fetch(inside, s.from, l)
+		w.leave(wk, s, err == nil)
 		if err == nil || inside.Err() == nil || ctx.Err() != nil {
 			return raw, err
 		}
 	}
-	return w.blocks.fetch(ctx, w.blocks.dag, j.id)
+	return w.blocks.fetch(ctx, w.blocks.dag, l)
 }

@@ -63,7 +63,7 @@ func (r *replica) skipsOfHead() int {
 	r.t.Helper()
 	id, err := blockIDOf(r.head())
 	r.must(err)
-	b, err := r.Datastore.blocks.get(ctx, r.node, id)
+	b, err := r.Datastore.blocks.get(ctx, r.node, link{id: id})
 	r.must(err)
 	return b.skips
 }

@@ -16,6 +16,7 @@ type traversal struct {
 	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
 	alone  bool                                         // blocks below are left alone
 
+	v0      map[blockID]bool // which are asked for by CIDs of version 0; mostly nil
 	todo    []blockID
 	running int
 }
@@ -29,7 +30,7 @@ const (
 )
 
 type toRead struct {
-	id    blockID
+	link  link
 	known bool
 }
 
@@ -63,7 +64,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 			defer limit.end()
 			for r := range blocks {
 				b, err := s.read(&limit, getter, r)
-				results <- traversed{r.id, b, err}
+				results <- traversed{r.link.id, b, err}
 			}
 		})
 	}
@@ -82,6 +83,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		if r.err != nil || t.alone {
 			continue
 		}
+		t.learn(r.b.v0)
 		if err := t.add(ctx, r.b.links); err != nil {
 			return err
 		}
@@ -90,15 +92,15 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 }
 
 func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (*block, error) {
-	raw, err := fetch(limit.begin(), from, r.id)
+	raw, err := fetch(limit.begin(), from, r.link)
 	limit.stop()
 	switch {
 	case err != nil:
 		return nil, err
 	case r.known:
-		return decodeKnown(r.id, raw)
+		return decodeKnown(r.link.id, raw)
 	}
-	return s.decode(r.id, raw)
+	return s.decode(r.link.id, raw)
 }
 
 func (t *traversal) add(ctx context.Context, ids []blockID) error {
@@ -119,11 +121,27 @@ func (t *traversal) add(ctx context.Context, ids []blockID) error {
 	return nil
 }
 
+// learn notes which blocks are to be asked for by CIDs of version 0.
+func (t *traversal) learn(v0 map[blockID]bool) {
+	for id := range v0 {
+		if t.blocks[id]&begun != 0 {
+			continue // another block has linked to it
+		}
+		if t.v0 == nil {
+			t.v0 = make(map[blockID]bool)
+		}
+		t.v0[id] = true
+	}
+}
+
+// link is how a block is asked for.
+func (t *traversal) link(id blockID) link { return link{id, t.v0[id]} }
+
 func (t *traversal) next() toRead {
 	id := t.todo[0]
 	t.todo = t.todo[1:]
 	t.running++
-	return toRead{id, t.blocks[id]&known != 0}
+	return toRead{t.link(id), t.blocks[id]&known != 0}
 }
 
 // A requestLimit limits requests that one goroutine makes one after the other.

@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"container/list"
 	"context"
-	"encoding/binary"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -74,6 +73,8 @@ type job struct {
 	id       blockID
 	walk     *walk
 	height   uint64 // it is at most this high
+	v0       bool   // it is linked by a CID of version 0
+	either   bool   // by both
 	queued   bool   // it has a queue row
 	attempts int
 	again    bool                   // wanted again while it was with the merger
@@ -90,6 +91,13 @@ type job struct {
 	cancel  context.CancelFunc
 	retry   *time.Timer
 }
+
+// linked notes how the block is linked. When both ways have been seen, one of
+// which may be a lie, they are tried in turn.
+func (j *job) linked(v0 bool) { j.either = j.either || j.v0 != v0 }
+
+// link is how to ask for the block at this attempt.
+func (j *job) link() link { return link{j.id, j.v0 != (j.either && j.attempts%2 == 1)} }
 
 type jobState int
 
@@ -121,10 +129,14 @@ func (w *walker) announce(heads []announced) {
 	defer w.mu.Unlock()
 	wk := &walk{}
 	for _, h := range heads {
-		if w.arriveLocked(wk, h) || w.jobs[h.id] != nil {
+		if w.arriveLocked(wk, h) {
 			continue
 		}
-		j := w.addLocked(wk, wanted{id: h.id, height: maxPriority}, false)
+		if j := w.jobs[h.id]; j != nil {
+			j.linked(h.v0)
+			continue
+		}
+		j := w.addLocked(wk, wanted{id: h.id, height: maxPriority, v0: h.v0}, false)
 		j.element = w.announced.PushBack(j)
 		if w.announced.Len() > maxAnnounced {
 			w.dropLocked(w.announced.Front().Value.(*job))
@@ -173,6 +185,7 @@ func (w *walker) want(wk *walk, children []wanted) {
 
 func (w *walker) wantLocked(wk *walk, c wanted) {
 	if j := w.jobs[c.id]; j != nil {
+		j.linked(c.v0)
 		j.queued = true
 		j.again = j.state == arrived
 		w.unlistLocked(j)
@@ -228,7 +241,7 @@ func (w *walker) lookAgain() {
 }
 
 func (w *walker) addLocked(wk *walk, c wanted, queued bool) *job {
-	j := &job{id: c.id, walk: wk, height: c.height, queued: queued}
+	j := &job{id: c.id, walk: wk, height: c.height, v0: c.v0, queued: queued}
 	w.jobs[c.id] = j
 	wk.jobs++
 	w.enqueueLocked(j)
@@ -279,9 +292,9 @@ func (w *walker) nextLocked() *job {
 func (w *walker) fetch(j *job) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
-	s := w.prepare(j, cancel)
+	l, s := w.prepare(j, cancel)
 	impatient := time.AfterFunc(patience, func() { w.yieldSlot(j) })
-	raw, err := w.get(ctx, j, s)
+	raw, err := w.get(ctx, l, j.walk, s)
 	impatient.Stop()
 	if err == nil {
 		err = w.bring(ctx, j, raw)
@@ -310,20 +323,20 @@ func (w *walker) urgeLocked(j *job) {
 	w.urgent.PushBack(j)
 }
 
-// prepare says in which session to ask for a block. One that could not be had in
-// its session is asked for outside it.
-func (w *walker) prepare(j *job, cancel context.CancelFunc) *session {
+// prepare says how to ask for a block, and in which session. One that could not be
+// had in its session is asked for outside it.
+func (w *walker) prepare(j *job, cancel context.CancelFunc) (link, *session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	j.cancel = cancel
 	if j.state != running {
 		cancel() // dropped meanwhile, and the walk may have ended
-		return nil
+		return j.link(), nil
 	}
 	if j.attempts > 0 {
-		return nil
+		return j.link(), nil
 	}
-	return w.enterLocked(j.walk)
+	return j.link(), w.enterLocked(j.walk)
 }
 
 // deliver blocks while the merger is behind, which in turn holds the slot.
@@ -614,8 +627,7 @@ func (w *walker) resume(ctx context.Context, store *rowStore) error {
 		if !ok {
 			continue
 		}
-		height, _ := binary.Uvarint(e.Value)
-		c := wanted{id: id, height: height}
+		c := decodeWanted(id, e.Value)
 		if seen++; len(sample) < maxJobs/2 {
 			sample = append(sample, c)
 		} else if i := rand.IntN(seen); i < len(sample) {
