@@ -211,8 +211,9 @@
 //     to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
 //     of every head is complete. Not so for stranded blocks, which never become
-//     heads; above a purged block of another DAG; and in a store of the old module, whose heads are
-//     taken to be complete until a repair has filled the gaps.
+//     heads; above a purged block of another DAG; and in a store of the old
+//     module, whose heads are taken to be complete until a repair has filled
+//     the gaps.
 //  4. Put and Delete are linearizable on one replica. A read sees every write
 //     that returned before it.
 //  5. A Put reads the record of its key and no other version, however often
@@ -222,10 +223,11 @@
 //     one commit, the losers' in the last ones: readers who come from the top
 //     never see an old value come back.
 //  6. Hooks run once per change, in commit order, after the commit, with no
-//     lock held: they may call the datastore, except Close, Repair and PurgeDAG. If a removal
-//     uncovers another version, DeleteHook is called and then PutHook. Writes that
-//     wait for hooks cannot deadlock them: one that a hook makes itself does not
-//     wait, and any other for a second at most while no hook returns.
+//     lock held: they may call the datastore, except Close, Repair and PurgeDAG.
+//     If a removal uncovers another version, DeleteHook is called and then
+//     PutHook. Writes that wait for hooks cannot deadlock them: one that a hook
+//     makes itself does not wait, and any other for a second at most while no
+//     hook returns.
 //  7. Close runs the hooks that wait and sends what is to be announced, within
 //     10 seconds. Twice is harmless. Afterwards calls fail with [ErrClosed].
 //

@@ -35,7 +35,8 @@ func newRepairer(c *committer, w *walker, log logging.StandardLogger) *repairer 
 // been, or refuses those that break a rule. It keeps the CIDs of all blocks in
 // memory while it runs. When all is well it marks the datastore clean; when
 // blocks could not be had, it returns an error and leaves the datastore as dirty
-// as it was.
+// as it was. It waits for another Repair or PurgeDAG that is going on, and must
+// not be called by a hook.
 func (d *Datastore) Repair(ctx context.Context) error {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
