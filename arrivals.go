@@ -15,6 +15,9 @@ type arrival struct {
 	room   room
 }
 
+// size is what a block takes, with the values that it has waited for.
+func (a *arrival) size() int64 { return a.room.size + int64(sizeOf(a.job.values)) }
+
 // A lane is a queue of decoded blocks for the merger. It bounds the memory that
 // they take: whoever brings a block claims room before decoding it, and the
 // merger frees the room.

@@ -28,13 +28,14 @@ type committer struct {
 	tombstones bool    // the store may hold tombstones
 	waiting    bool    // the store may hold rows of waiting blocks
 	spread     int     // maxSpread, but for tests
+	uncovers   int     // maxValueBytes, likewise
 	purge      *purge  // that is going on, or nil
 	skips      skips
 	voids      boundedLog
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, spread: maxSpread, skips: make(skips)}
+	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, spread: maxSpread, uncovers: maxValueBytes, skips: make(skips)}
 	c.failed, c.reloaded, c.published = func() {}, func() {}, func([]*block) {}
 	c.turn = make(chan struct{}, 1)
 	c.turn <- struct{}{}
@@ -141,7 +142,6 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 		return nil
 	}
 	c.purge.note(b)
-	merged := func(id blockID) (bool, error) { return c.dag.merged(ctx, id) }
 	m, err := c.dag.mark(ctx, b.id)
 	if err != nil {
 		return err
@@ -150,13 +150,18 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 		c.dag.again(b)
 		return nil
 	}
-	if err := c.set.merge(ctx, b.id, b.delta, merged); err != nil {
+	if err := c.mergeSet(ctx, b.id, b.delta); err != nil {
 		return err
 	}
 	if b.delta.void > 0 {
 		c.void = append(c.void, b)
 	}
 	return c.dag.merge(ctx, b)
+}
+
+// mergeSet applies a delta alone.
+func (c *commit) mergeSet(ctx context.Context, id blockID, d *deltaContent) error {
+	return c.set.merge(ctx, id, d, func(id blockID) (bool, error) { return c.dag.merged(ctx, id) })
 }
 
 // refuse marks a block as one that will never be merged. It returns false for
@@ -289,6 +294,52 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 		}
 	}
 	return all, nil
+}
+
+// maxValueBytes is how many bytes of values are read for one commit of a block that
+// came from a peer, or those of one key.
+const maxValueBytes = 1 << 20
+
+// someValues reads versions as values does, those of one key after the other, until
+// all that are known take more than a limit.
+func (s *blockStore) someValues(ctx context.Context, names []versionName, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
+	read, size := make(map[versionName]*loser), sizeOf(known)
+	maps.Copy(read, known)
+	byBlock := namesByBlock(names)
+	for i, n := range names {
+		if i > 0 && n.key != names[i-1].key && size > limit {
+			break
+		}
+		if _, ok := read[n]; ok {
+			continue
+		}
+		found, err := s.values(ctx, byBlock[n.id], nil)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(read, found)
+		size += sizeOf(found)
+	}
+	return read, nil
+}
+
+// namesByBlock returns the names of each block.
+func namesByBlock(names []versionName) map[blockID][]versionName {
+	byBlock := make(map[blockID][]versionName)
+	for _, n := range names {
+		byBlock[n.id] = append(byBlock[n.id], n)
+	}
+	return byBlock
+}
+
+// sizeOf is what the values of versions take, in bytes.
+func sizeOf(versions map[versionName]*loser) (size int) {
+	for _, l := range versions {
+		if l != nil {
+			size += len(l.value)
+		}
+	}
+	return size
 }
 
 // valuesIn adds the versions that a block gave to some keys. One block is read

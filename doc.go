@@ -207,8 +207,10 @@
 //
 //  1. Replicas that merged the same blocks show the same pairs, whatever the
 //     order, the grouping and the restarts.
-//  2. A commit is all or nothing. A replica that is killed at any write reopens
-//     to a state that it had, and converges.
+//  2. A commit is all or nothing. A block is one commit, but for one that came from a
+//     peer and uncovers more than 1 MiB of older values: of such a block, tombstones
+//     show before the rest. A replica that is killed at any write reopens to a
+//     state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
 //     of every head is complete. Not so for stranded blocks, which never become
 //     heads; above a purged block of another DAG; and in a store of the old
@@ -259,8 +261,10 @@
 //   - One commit tells up to 8,192 parents of what is settled below them, and looks
 //     at as many links of theirs, or at all of one block (dag.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
-//   - 64 blocks hold values of older blocks, or wait for them; one block is
-//     decoded for its values at a time (merge.go, commit.go).
+//   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
+//     values and those of one key more, all that an older block holds at a time. A
+//     block that uncovers more is merged in parts. One block is decoded for its
+//     values at a time (merge.go, commit.go).
 //   - What 64 Ki changes or 32 MiB of them tell the hooks may wait. Beyond that
 //     merges wait for the hooks, and so does every write once it is committed; the
 //     last one of each goroutine comes on top (hooks.go).

@@ -82,12 +82,12 @@ func (m *merger) mergeSmall() {
 // collect takes along what else has arrived in the same lane.
 func (m *merger) collect(first *arrival) []*arrival {
 	m.hooks.waitForRoom()
-	group, size := []*arrival{first}, first.room.size
+	group, size := []*arrival{first}, first.size()
 	for len(group) < maxGroupBlocks && size < maxGroupSize {
 		select {
 		case a := <-first.room.lane.queue:
 			group = append(group, a)
-			size += a.room.size
+			size += a.size()
 		default:
 			return group
 		}
@@ -121,21 +121,62 @@ func (m *merger) mergeOrSplit(group []*arrival) {
 	switch {
 	case m.ctx.Err() != nil: // closing; it will be fetched again
 	case errors.As(err, &missing):
-		if m.walker.reserveValues(job) {
-			m.parked.Go(func() { m.readValues(job, missing) })
-		} else {
-			m.walker.fail(job, err)
-		}
+		m.mergeLater(group[0], missing)
 	default:
 		m.log.Errorf("merging block %s: %s", job.id.Cid(), err)
 		m.walker.fail(job, err)
 	}
 }
 
-// readValues reads the losing versions that a block uncovers, and has the block
-// brought again. It is not kept meanwhile: that may take long.
-func (m *merger) readValues(j *job, missing missingValues) {
-	values, err := m.blocks.values(m.ctx, missing, j.values)
+// mergeLater is for a block that uncovers losing versions whose values are not here.
+// Some are read, and the block is brought again, until none is missing.
+func (m *merger) mergeLater(a *arrival, missing missingValues) {
+	needed := make(map[string]bool)
+	for _, n := range missing {
+		needed[n.key] = true
+	}
+	known := maps.Clone(a.job.values)
+	maps.DeleteFunc(known, func(n versionName, _ *loser) bool { return !needed[n.key] })
+	err := m.mergePart(a, needed)
+	if err == nil && !m.walker.reserveValues(a.job) {
+		err = missing
+	}
+	if err != nil {
+		m.walker.fail(a.job, err)
+		return
+	}
+	m.parked.Go(func() { m.readValues(a.job, missing, known) })
+}
+
+// mergePart commits the tombstones of those keys of a block whose values have been
+// read, so that no commit has to hold the values of all. These tombstones are right
+// without the others, and change nothing when the block is merged.
+func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
+	ready := make(map[string]bool)
+	for n := range a.job.values {
+		ready[n.key] = !needed[n.key]
+	}
+	part := &deltaContent{}
+	for _, t := range a.block.delta.tombstones {
+		if ready[t.GetKey()] {
+			part.tombstones = append(part.tombstones, t)
+		}
+	}
+	if len(part.tombstones) == 0 {
+		return nil
+	}
+	return m.once(m.ctx, a.job.values, func(c *commit) error {
+		if c.purge.hides(a.block.id) {
+			return nil
+		}
+		return c.mergeSet(context.WithoutCancel(m.ctx), a.block.id, part)
+	})
+}
+
+// readValues reads losing versions that a block uncovers, and has the block brought
+// again. It is not kept meanwhile: that may take long.
+func (m *merger) readValues(j *job, missing missingValues, known map[versionName]*loser) {
+	values, err := m.blocks.someValues(m.ctx, missing, known, m.uncovers)
 	if err != nil {
 		m.log.Warnf("merging block %s needs an older one: %s", j.id.Cid(), err)
 		m.walker.fail(j, err)

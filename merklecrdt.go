@@ -230,7 +230,7 @@ func (s setView) Merge(ctx context.Context, d Delta, id string) error {
 		return fmt.Errorf("crdt: %q is no block id", id)
 	}
 	return s.d.do(ctx, func(c *commit) error {
-		return c.set.merge(ctx, b, content, func(removed blockID) (bool, error) { return c.dag.merged(ctx, removed) })
+		return c.mergeSet(ctx, b, content)
 	})
 }
 

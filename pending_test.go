@@ -10,11 +10,11 @@ import (
 )
 
 // limitCommits makes the commits of a replica smaller than they have to be.
-func (r *replica) limitCommits(spread int) {
+func (r *replica) limitCommits(spread, uncovers int) {
 	r.t.Helper()
 	r.must(r.acquire(ctx))
 	defer r.release()
-	r.spread = spread
+	r.spread, r.uncovers = spread, uncovers
 }
 
 // forgePriority makes a block of a priority that says nothing else of interest.
@@ -98,7 +98,7 @@ func uncoverAndDie(t *testing.T, writes int) {
 	net := newTestNet()
 	store := newFaultyStore()
 	r := net.newReplicaOn(t, store, silent)
-	r.limitCommits(spread)
+	r.limitCommits(spread, maxValueBytes)
 	liar := net.node()
 	deep := liar.forgePriority(t, 1)
 	showDeep := liar.hide(t, deep)
@@ -119,7 +119,7 @@ func uncoverAndDie(t *testing.T, writes int) {
 		_ = r.Close() // cannot write any more
 		store.heal()
 		r.open()
-		r.limitCommits(spread)
+		r.limitCommits(spread, maxValueBytes)
 	} else if most := store.maxReads.Load(); most > 3*spread {
 		t.Errorf("a commit had %d rows read", most)
 	}

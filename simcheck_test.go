@@ -185,7 +185,7 @@ func (s *simulation) checkNewcomer() {
 	s.t.Helper()
 	blocks := len(s.replicas[0].merged)
 	r := s.newSimReplica()
-	r.spread = maxSpread
+	r.spread, r.uncovers = maxSpread, maxValueBytes
 	r.start()
 	before := r.cost()
 	s.converge()

@@ -26,7 +26,8 @@ type simReplica struct {
 	atomic bool          // a commit is one write to the store
 	joiner bool          // its broadcaster is a JoinNotifier
 	slow   time.Duration // of each hook
-	spread int           // as in committer
+
+	spread, uncovers int // as in committer
 
 	down   bool // no process runs
 	spoilt bool // the store has failed some time, or a process was killed
@@ -47,9 +48,12 @@ func (s *simulation) newSimReplica(change ...func(*Options)) *simReplica {
 		joiner:  s.rng.IntN(2) == 0,
 		slow:    pick(s.rng, 0, 0, 0, 20*time.Millisecond),
 		spread:  pick(s.rng, 1, 5, maxSpread, maxSpread),
-		down:    true,
-		merged:  make(map[blockID]bool),
-		model:   make(modelSet),
+
+		uncovers: pick(s.rng, 0, 100, maxValueBytes),
+
+		down:   true,
+		merged: make(map[blockID]bool),
+		model:  make(modelSet),
 	}
 	switch kind := s.rng.IntN(4); kind {
 	case 0:
@@ -89,7 +93,7 @@ func (r *simReplica) start() {
 	r.MerkleCRDT, r.peer, r.mirror, r.down = m, peer, mirror, false
 	tags := rand.New(rand.NewPCG(r.s.rng.Uint64(), 0)) // the same ids in each run of a seed
 	m.Datastore.blocks.newTag = func() []byte { return binary.BigEndian.AppendUint64(nil, tags.Uint64()) }
-	r.limitCommits(r.spread)
+	r.limitCommits(r.spread, r.uncovers)
 	r.checkReopened()
 	mirror.begin(r.pairs())
 	close(peer.up)

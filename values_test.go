@@ -2,13 +2,16 @@ package crdt
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
+	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
 
@@ -154,5 +157,84 @@ func TestPublishWinsOverOtherDAGs(t *testing.T) {
 	}
 	if publish("n"); r.get("/k") != "n" {
 		t.Errorf("published n, and Get gives %q", r.get("/k"))
+	}
+}
+
+// uncovering makes a block that removes the winners of some keys, each of which has
+// a losing version of some size below, and sets one of them again.
+func (r *replica) uncovering(liar *testNode, keys, size int) (c cid.Cid, want map[string]string) {
+	want = make(map[string]string)
+	d := &pb.Delta{Priority: 9, Elements: oneElement("/k0")}
+	for i := range keys {
+		key, value := fmt.Sprint("/k", i), strings.Repeat(fmt.Sprint(i%10), size)
+		r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Elements: []*pb.Element{{Key: key, Value: []byte(value)}}}))
+		over := r.offer(liar, &pb.Delta{Priority: 2, Elements: oneElement(key)})
+		r.awaitMerged(over)
+		d.Tombstones = append(d.Tombstones, tombstoneOf(r.t, key, over))
+		want[key] = value
+	}
+	want["/k0"] = "evil"
+	return liar.forge(r.t, marshalDelta(r.t, d)), want
+}
+
+// A small block can uncover any number of large values. No commit holds them all.
+func TestUncoveredValuesAreCommittedInParts(t *testing.T) {
+	const keys, size = 40, 400 << 10
+	net := newTestNet()
+	store := newFaultyStore()
+	r := net.newReplicaOn(t, store, silent)
+	liar := net.node()
+	c, want := r.uncovering(liar, keys, size)
+	store.maxBytes.Store(0)
+	held := 0
+	r.node.deliver(announcement(c))
+	waitFor(t, "the block", func() bool {
+		r.walker.mu.Lock()
+		for _, j := range r.walker.jobs {
+			held = max(held, sizeOf(j.values))
+		}
+		r.walker.mu.Unlock()
+		return r.state(c) == complete
+	})
+	if got := r.pairs(); !maps.Equal(got, want) {
+		t.Errorf("%d pairs, not the %d that were uncovered", len(got), len(want))
+	}
+	if most := max(held, int(store.maxBytes.Load())); most > maxValueBytes+size+size/2 {
+		t.Errorf("%d bytes of values were held or written at once", most)
+	}
+}
+
+func TestKilledBetweenPartsOfABlock(t *testing.T) {
+	for _, batching := range []bool{true, false} {
+		for n := range 40 {
+			t.Run(fmt.Sprintf("batching=%v/%d", batching, n), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { killBetweenParts(t, n, batching) })
+			})
+		}
+	}
+}
+
+func killBetweenParts(t *testing.T, writes int, batching bool) {
+	net := newTestNet()
+	mortal := newFaultyStore()
+	var store ds.Datastore = mortal
+	if !batching {
+		store = plainStore{mortal}
+	}
+	r := net.newReplicaOn(t, store, silent)
+	r.limitCommits(maxSpread, 1)
+	liar := net.node()
+	c, want := r.uncovering(liar, 10, 10)
+	mortal.dieAfter(writes)
+	r.node.deliver(announcement(c))
+	synctest.Wait()
+	_ = r.Close() // may have died
+	mortal.heal()
+	r.open()
+	r.node.deliver(announcement(c))
+	r.awaitMerged(c)
+	if got := r.pairs(); !maps.Equal(got, want) {
+		t.Errorf("pairs: %v, want %v", got, want)
 	}
 }
