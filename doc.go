@@ -80,7 +80,7 @@
 // there and then which versions a Delete removes, makes one delta of it all,
 // or several when one would be too large, adds the blocks to the DAG service
 // and commits them. Then it passes the turn on, asks for the announcement,
-// runs the hooks, and only then do the calls return.
+// runs the hooks, and only then, or when these take long, do the calls return.
 //
 // A small block mostly comes inside its announcement; unless the merger is
 // behind, it goes there at once, and from there to the DAG service before it is

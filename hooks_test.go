@@ -136,6 +136,15 @@ func (r *replica) writeSomehow(ctx context.Context, way int, key string, value [
 	}
 }
 
+// deepDown calls f with a stack that deep.
+func deepDown(depth int, f func()) {
+	if depth > 0 {
+		deepDown(depth-1, f)
+		return
+	}
+	f()
+}
+
 // A hook that writes, however it does, never waits for hooks.
 func TestHookThatWritesDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -144,7 +153,7 @@ func TestHookThatWritesDoesNotWait(t *testing.T) {
 			o.PutHook = func(k ds.Key, v []byte) {
 				if strings.HasPrefix(k.String(), "/k/") {
 					for way := range 3 {
-						r.writeSomehow(ctx, way, fmt.Sprint("/copy/", way, k), v)
+						deepDown(100*way, func() { r.writeSomehow(ctx, way, fmt.Sprint("/copy/", way, k), v) })
 					}
 					r.must(r.Delete(ctx, k))
 				}
