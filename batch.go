@@ -439,13 +439,24 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 		c.dag.assume(complete, skips...)
 		if tagged {
 			c.dag.assume(unknown, b.id)
+			return b, nil
 		}
-		m, err := c.dag.mark(ctx, b.id)
-		if err != nil || m.state == unknown && !c.purge.hides(b.id) {
+		known, err := c.heardOf(ctx, b.id)
+		if err != nil || !known && !c.purge.hides(b.id) {
 			return b, err
 		}
 		d.SetPriority(d.GetPriority() + 1)
 	}
+}
+
+// heardOf tells whether a block is known, or claimed to be there.
+func (c *commit) heardOf(ctx context.Context, id blockID) (bool, error) {
+	m, err := c.dag.mark(ctx, id)
+	if err != nil || m.state != unknown {
+		return true, err
+	}
+	keys, err := c.set.claimedKeys(ctx, id)
+	return len(keys) > 0, err
 }
 
 // batch collects writes in memory until Commit. The mutex is not held while they

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type committer struct {
 	stale      bool    // a write failed, and the store must be looked at again
 	unsure     *commit // the one whose write failed: it may have been made
 	tombstones bool    // the store may hold tombstones
+	claims     bool    // the store may hold claims of snapshots, and rows of what they cover
 	waiting    bool    // the store may hold rows of waiting blocks
 	spread     int     // maxSpread, but for tests
 	uncovers   int     // maxValueBytes, likewise
@@ -76,13 +78,14 @@ func (c *committer) beginLocked(ctx context.Context) (*commit, error) {
 			return nil, err
 		}
 	}
-	commit := &commit{
+	now := &commit{
 		committer: c,
-		set:       newSetChange(c.store, c.tombstones),
+		set:       newSetChange(c.store, c.tombstones, c.claims),
 		dag:       newDAGChange(c.store, c.frontier, c.waiting, c.spread),
 	}
-	commit.set.purge, commit.dag.purge = c.purge, c.purge
-	return commit, nil
+	now.set.purge, now.dag.purge = c.purge, c.purge
+	now.dag.coversStored = c.claims
+	return now, nil
 }
 
 // reload brings what is kept in memory in line with the store.
@@ -93,7 +96,7 @@ func (c *committer) reload(ctx context.Context) error {
 	if err := c.frontier.load(ctx, c.store); err != nil {
 		return err
 	}
-	c.tombstones, c.waiting = true, true
+	c.tombstones, c.claims, c.waiting = true, true, true
 	if err := c.lookLocked(ctx); err != nil {
 		return err
 	}
@@ -126,6 +129,11 @@ func (c *committer) makeSure(ctx context.Context) error {
 func (c *committer) lookLocked(ctx context.Context) (err error) {
 	if c.tombstones {
 		if c.tombstones, err = c.store.any(ctx, c.store.keys.tombstones); err != nil {
+			return err
+		}
+	}
+	if c.claims {
+		if c.claims, err = c.store.any(ctx, c.store.keys.claims); err != nil {
 			return err
 		}
 	}
@@ -217,8 +225,12 @@ func (c *commit) finish(ctx context.Context) error {
 		return fmt.Errorf("crdt: writing to the store: %w", err)
 	}
 	c.tombstones = c.tombstones || c.set.leavesTombstones()
+	c.claims = c.claims || len(c.set.claims)+len(c.dag.covers) > 0
 	c.waiting = c.waiting || len(c.dag.waits) > 0
 	c.frontier.set(c.dag.heads.now, c.dag.roots.now)
+	for _, name := range c.dag.begunAnew {
+		c.skips.forget(name) // they would lead newcomers below the snapshot
+	}
 	for _, id := range c.dag.completed {
 		if tip := c.dag.marks[id].tip; !c.purge.hides(id) {
 			c.skips.note(tip.DAGName, tip.Height, id)
@@ -256,8 +268,22 @@ func (c *committer) do(ctx context.Context, change func(*commit) error) error {
 	}
 }
 
-// once runs one commit, with values that were read from blocks.
+// once runs one commit, with values that were read from blocks. If a block comes
+// about which too much was claimed, it runs commits that drop the claims, first.
 func (c *committer) once(ctx context.Context, values map[versionName]*loser, change func(*commit) error) error {
+	for {
+		err := c.attempt(ctx, values, change)
+		var about manyClaims
+		if !errors.As(err, &about) {
+			return err
+		}
+		if err := c.attempt(ctx, values, dropSome(context.WithoutCancel(ctx), blockID(about))); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *committer) attempt(ctx context.Context, values map[versionName]*loser, change func(*commit) error) error {
 	if err := c.acquire(ctx); err != nil {
 		return err
 	}

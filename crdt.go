@@ -89,6 +89,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		hooks:  newHookQueue(opts),
 		stop:   stop,
 	}
+	d.blocks.isKnown = func(ctx context.Context, id blockID) (bool, error) { return rows.Has(ctx, rows.keys.block(id)) }
 	d.closing, d.abort = context.WithCancel(ctx)
 	d.build(ctx, bcast)
 	if err := d.prepare(ctx); err != nil {

@@ -142,6 +142,10 @@ type dagChange struct {
 	news         []blockID // settled blocks whose parents have not been told
 	wants        []wanted  // newly wanted
 	room         int       // parents and links that spread may look at yet
+	begunAnew    []string  // DAGs of which there is a new snapshot
+
+	covers       map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
+	coversStored bool                // the store may hold such rows
 }
 
 // maxSpread is how many parents of settled blocks, and links of theirs, are
@@ -249,6 +253,9 @@ func (c *dagChange) height(dagName string) uint64 {
 // merge puts a block in its place: a head when all below it is complete, a
 // root while something is missing.
 func (c *dagChange) merge(ctx context.Context, b *block) error {
+	if err := c.takeCover(ctx, b); err != nil {
+		return err
+	}
 	m := &mark{state: pending, tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, covered: b.covered}
 	c.unqueue(b)
 	broken := false
@@ -267,6 +274,9 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 		case refused, stranded:
 			broken = true
 		}
+	}
+	if err := c.supersede(ctx, b); err != nil {
+		return err
 	}
 	switch {
 	case broken:
@@ -581,7 +591,7 @@ func (c *dagChange) rows() []row {
 		}
 		rows = append(rows, r)
 	}
-	return rows
+	return c.appendCoverRows(rows)
 }
 
 // encode writes the value of a queue row.

@@ -63,6 +63,7 @@ func (d *pbDelta) SetElements(e []*pb.Element)           { d.msg.Elements = e }
 func (d *pbDelta) SetTombstones(t []*pb.Element)         { d.msg.Tombstones = t }
 func (d *pbDelta) SetPriority(p uint64)                  { d.msg.Priority = p }
 func (d *pbDelta) Size() int                             { return proto.Size(&d.msg) }
+func (d *pbDelta) GetSnapshot() bool                     { return d.msg.GetSnapshot() }
 func (d *pbDelta) GetDagName() string                    { return d.msg.GetDagName() }
 func (d *pbDelta) SetDagName(name string)                { d.msg.DagName = name }
 func (d *pbDelta) Unmarshal(b []byte) error              { return proto.Unmarshal(b, &d.msg) }
@@ -105,6 +106,8 @@ type deltaContent struct {
 	from       Delta
 	elements   []*pb.Element // all keys are clean
 	tombstones []*pb.Element // likewise
+	snapshot   bool
+	claims     []*pb.Element // of a snapshot, in the place of elements
 	changed    bool          // they are not those that the Delta had
 	void       int           // how many of either were left out
 	fault      error         // of the first of these
@@ -156,6 +159,7 @@ func takeApart(d Delta) (*deltaContent, error) {
 		return nil, err
 	}
 	c.elements, c.tombstones = c.clean(elements), c.clean(tombstones)
+	c.readClaims()
 	return c, nil
 }
 
@@ -163,7 +167,7 @@ func takeApart(d Delta) (*deltaContent, error) {
 // the keys that are merged, and a block that is made here has clean ones.
 func (c *deltaContent) giveBack() {
 	if c.changed {
-		c.from.SetElements(c.elements)
+		c.from.SetElements(append(c.elements, c.claims...)) // one of them is empty
 		c.from.SetTombstones(c.tombstones)
 	}
 }

@@ -23,6 +23,11 @@
 //   - A link names a block by its CID of version 1, or, in histories that began
 //     before 2021, of version 0. It is one block; it is asked for by the CID of
 //     the link, and by the other one if it cannot be found.
+//   - A snapshot is a block that stands for a history: what it links to is
+//     neither fetched nor waited for. Each of its elements is a claim about an
+//     older block: what that gave to a key, at what priority. A claim is a
+//     version until the older block is merged; from then on that alone counts.
+//     Old peers may come to write snapshots; this code only reads them.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get
@@ -108,6 +113,7 @@
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
+//   - snapshot.go reads snapshots.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -132,6 +138,10 @@
 //	/s/r<key>               the record of a key: see below
 //	/s/l/<escaped key>/<id> a loser of the key: see below
 //	/s/t<key>/<id>          a tombstone that came before its block; empty
+//	/s/c/<id>/<escaped key> a claim about a block: the digest of the snapshot that
+//	                        made it, then the key
+//	/s/c/<id>               a block that is not here and that a snapshot covers:
+//	                        the name of the snapshot's DAG
 //	/h/<id>                 a head of the unnamed DAG: uvarint height
 //	/a/<dag name>/<id>      a head of a named DAG: uvarint height
 //	/b/<id>                 the mark of a block: see below
@@ -162,8 +172,8 @@
 //	byte 0       flags: 1 always set, 2 there may be losers, 4 migrated from an
 //	             older format with several live versions and not resolved yet:
 //	             the winner is among the losers too, and its id is not known;
-//	             8 the winner's block may not be here: if the winner loses, its
-//	             value is kept
+//	             8 the winner's block may not be here, as that of a claim: if the
+//	             winner loses, its value is kept
 //	bytes 1-8    the winner's priority, big endian
 //	bytes 9-40   the winner's block: the bare SHA2-256 digest
 //	bytes 41-    the value
@@ -171,7 +181,7 @@
 // A loser is empty (migrated, nothing known), or has one byte, 1 if a value
 // follows and else 0, and 8 bytes of priority, big endian. As a rule its value
 // stands in its block alone, and is read from there when a tombstone uncovers
-// it; it is kept for losers whose blocks may not be here.
+// it; that of a claim, and of any loser whose block may not be here, is stored.
 //
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
@@ -212,10 +222,10 @@
 //     show before the rest. A replica that is killed at any write reopens to a
 //     state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
-//     of every head is complete. Not so for stranded blocks, which never become
-//     heads; above a purged block of another DAG; and in a store of the old
-//     module, whose heads are taken to be complete until a repair has filled
-//     the gaps.
+//     of every head is complete, down to the snapshots in it. Not so for
+//     stranded blocks, which never become heads; above a purged block of another
+//     DAG; and in a store of the old module, whose heads are taken to be
+//     complete until a repair has filled the gaps.
 //  4. Put and Delete are linearizable on one replica. A read sees every write
 //     that returned before it.
 //  5. A Put reads the record of its key and no other version, however often

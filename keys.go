@@ -95,6 +95,7 @@ type keyspace struct {
 	records    string // <key>: record
 	losers     string // <escaped key>/<id>: loser
 	tombstones string // <key>/<id>: nothing
+	claims     string // <id>/<escaped key>: snapshot, key; <id>: DAG name
 	blocks     string // <id>: mark
 	queue      string // <id>: at most this height
 	waiting    string // <child id>/<parent id>: nothing; <id>: links
@@ -115,6 +116,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		records:    in(n.Set, "r"),
 		losers:     in(n.Set, "l"),
 		tombstones: in(n.Set, "t"),
+		claims:     in(n.Set, "c"),
 		blocks:     in(n.ProcessedBlocks),
 		queue:      in("q"),
 		waiting:    in("p"),

@@ -197,6 +197,7 @@ func checkStore(t *testing.T, r *replica) {
 		c.cover(id, false)
 	}
 	c.checkPairs()
+	c.checkClaims()
 	if len(roots) == 0 && !anyStranded(c.marks) {
 		c.checkNothingWaits()
 	}
@@ -257,6 +258,9 @@ func (c *storeCheck) cover(id blockID, head bool) {
 		for _, link := range b.links {
 			c.cover(link, head)
 		}
+		for _, link := range b.covers {
+			c.cover(link, false)
+		}
 	}
 }
 
@@ -293,6 +297,17 @@ func (c *storeCheck) checkPairs() {
 	}
 }
 
+// checkClaims checks that nothing is claimed about merged blocks.
+func (c *storeCheck) checkClaims() {
+	for _, e := range c.r.rowsUnder("/s/c") {
+		name := strings.Split(strings.TrimPrefix(e.Key, c.r.Datastore.store.keys.claims), "/")[1]
+		id, ok := parseBlockID(name)
+		if m := c.marks[id]; !ok || m != nil && m.state.merged() {
+			c.t.Errorf("claim row %s is left", e.Key)
+		}
+	}
+}
+
 func (c *storeCheck) checkNothingWaits() {
 	for _, prefix := range []string{"/q", "/p", "/r"} {
 		rows := slices.DeleteFunc(c.r.rowsUnder(prefix), func(e query.Entry) bool { return strings.Contains(e.Key, "/blocks/") })
@@ -318,16 +333,28 @@ type modelSet map[string]*modelKey
 type modelKey struct {
 	versions   map[blockID]version
 	tombstones map[blockID]bool
+	claims     map[blockID]version // the greatest of snapshots, for each
 }
+
+// mergedBlocks is the key under which a modelSet has a version for each merged block.
+const mergedBlocks = ""
 
 func (m modelSet) key(k string) *modelKey {
 	if m[k] == nil {
-		m[k] = &modelKey{make(map[blockID]version), make(map[blockID]bool)}
+		m[k] = &modelKey{make(map[blockID]version), make(map[blockID]bool), make(map[blockID]version)}
 	}
 	return m[k]
 }
 
 func (m modelSet) merge(b *block) {
+	m.key(mergedBlocks).versions[b.id] = version{}
+	for _, e := range b.delta.claims {
+		id, _ := parseDsKey(e.GetId())
+		k, v := m.key(e.GetKey()), version{id: id, priority: e.GetPriority(), value: e.GetValue()}
+		if old, ok := k.claims[id]; !ok || v.beats(&old) {
+			k.claims[id] = v
+		}
+	}
 	for _, e := range b.delta.elements {
 		k := m.key(e.GetKey())
 		v := version{id: b.id, priority: b.delta.priority, value: e.GetValue()}
@@ -342,11 +369,26 @@ func (m modelSet) merge(b *block) {
 	}
 }
 
+// versions are those of a key: what blocks gave to it, and the claims about
+// blocks that are not merged.
+func (m modelSet) versions(k *modelKey) map[blockID]version {
+	all := maps.Clone(k.versions)
+	for id, v := range k.claims {
+		if _, merged := m[mergedBlocks].versions[id]; !merged {
+			all[id] = v
+		}
+	}
+	return all
+}
+
 func (m modelSet) pairs() map[string]string {
 	pairs := make(map[string]string)
 	for key, k := range m {
+		if key == mergedBlocks {
+			continue
+		}
 		var best *version
-		for id, v := range k.versions {
+		for id, v := range m.versions(k) {
 			if k.tombstones[id] {
 				continue
 			}

@@ -270,6 +270,7 @@ func keysOf(group []*arrival) (keys []string) {
 		}
 		keys = appendKeys(keys, a.block.delta.tombstones)
 		keys = appendKeys(keys, a.block.delta.elements)
+		keys = appendKeys(keys, a.block.delta.claims)
 	}
 	return keys
 }

@@ -206,7 +206,7 @@ func (s setView) Rmv(ctx context.Context, key string) (Delta, error) {
 	}
 	defer s.d.leave()
 	key = ds.NewKey(key).String()
-	ids, err := newSetChange(s.d.store, false).live(ctx, key)
+	ids, err := newSetChange(s.d.store, false, false).live(ctx, key)
 	if err != nil {
 		return nil, err
 	}

@@ -269,7 +269,7 @@ func (m *migration) electAgain(ctx context.Context) error {
 }
 
 func (m *migration) elect(ctx context.Context, key string) error {
-	c := newSetChange(m.store, false)
+	c := newSetChange(m.store, false, false)
 	k, err := c.load(ctx, key)
 	if err != nil || k.win == nil {
 		return err

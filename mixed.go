@@ -59,7 +59,7 @@ func (m *migration) removeDead(ctx context.Context) error {
 }
 
 func (m *migration) removeVersion(ctx context.Context, key string, id blockID) error {
-	c := newSetChange(m.store, false)
+	c := newSetChange(m.store, false, false)
 	k, err := c.load(ctx, key)
 	if err != nil {
 		return err
@@ -92,8 +92,9 @@ func (m *migration) contest(ctx context.Context, key string, id blockID, r *reco
 }
 
 // flatten takes away what formats 0 and 1 do not know: that a block is missing.
-// Merged blocks become complete, roots become heads, and refused blocks are
-// forgotten. The datastore must be dirty.
+// Merged blocks become complete, roots become heads, and refused blocks and the
+// claims of snapshots are forgotten. If anything is missing, the datastore must
+// be dirty.
 func (m *migration) flatten(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{m.raiseRoots, m.flattenMarks, m.dropQueue} {
 		if err := step(ctx); err != nil {
@@ -139,7 +140,7 @@ func (m *migration) flattenMarks(ctx context.Context) error {
 }
 
 func (m *migration) dropQueue(ctx context.Context) error {
-	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting} {
+	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting, m.store.keys.claims} {
 		if err := m.drop(ctx, prefix); err != nil {
 			return err
 		}

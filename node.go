@@ -34,6 +34,7 @@ type block struct {
 	links   []blockID
 	v0      map[blockID]bool // the links that have CIDs of version 0; mostly nil
 	skips   int              // how many of the links, the last ones, are skip links
+	covers  []blockID        // the links of a snapshot, which has no others
 	queued  bool             // it has a queue row
 	covered bool             // below a complete block: it must not become a head
 }
@@ -47,6 +48,7 @@ type blockStore struct {
 	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
 	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
+	isKnown  func(context.Context, blockID) (bool, error) // whether a block has been merged or refused
 
 	reading sync.Mutex // held to decode a block for its values: that may take much memory
 }
@@ -77,6 +79,9 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	content, err := checkOwnDelta(d)
 	if err != nil {
 		return nil, err
+	}
+	if content.snapshot {
+		return nil, fmt.Errorf("%w: snapshots are read alone, not written", ErrInvalidBlock)
 	}
 	data, err := d.Marshal()
 	if err != nil {
@@ -154,7 +159,7 @@ func eachField(msg []byte, number protowire.Number, f func([]byte) error) error 
 
 // decodeKnown reads the links of a block that was judged before, here or by the
 // old module. It checks only that these are its bytes.
-func decodeKnown(id blockID, raw []byte) (*block, error) {
+func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
 	if err := checkBytes(id, raw); err != nil {
 		return nil, err
 	}
@@ -165,6 +170,9 @@ func decodeKnown(id blockID, raw []byte) (*block, error) {
 	b := &block{id: id}
 	for _, l := range links {
 		b.link(l)
+	}
+	if s.isSnapshot(raw) {
+		b.asSnapshot()
 	}
 	return b, nil
 }
@@ -327,8 +335,13 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	if err := d.Unmarshal(node.Data()); err != nil {
 		return nil, fmt.Errorf("no delta: %w", err)
 	}
-	b.delta, err = checkDelta(d)
-	return b, err
+	if b.delta, err = checkDelta(d); err != nil {
+		return nil, err
+	}
+	if b.delta.snapshot {
+		b.asSnapshot()
+	}
+	return b, nil
 }
 
 // judge reads a block and tells whether it may be merged. An error that is

@@ -37,8 +37,8 @@ type record struct {
 	// several live versions: id is not known, and the winner's version is
 	// among the losers as well.
 	unresolved bool
-	// blockless is set when the winner's block may not be here: the value must
-	// be kept when the version loses.
+	// blockless is set when the winner is a claim, or its block may not be here
+	// for another reason: the value must be kept when the version loses.
 	blockless bool
 }
 

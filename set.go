@@ -28,6 +28,9 @@ type setChange struct {
 	stored     bool                   // tombstone rows may exist in the store
 	fetched    map[versionName]*loser // values read from blocks beforehand
 	purge      *purge                 // whose blocks count as not merged; may be nil
+
+	claims       map[blockID]map[string]claimNow // by the block they are about, and the key
+	claimsStored bool                            // claim rows may exist in the store
 }
 
 // A versionName names a version.
@@ -36,17 +39,21 @@ type versionName struct {
 	id  blockID
 }
 
-func newSetChange(store *rowStore, tombstonesStored bool) *setChange {
+func newSetChange(store *rowStore, tombstonesStored, claimsStored bool) *setChange {
 	return &setChange{
-		store:  store,
-		keys:   make(map[string]*keyChange),
-		stored: tombstonesStored,
+		store:        store,
+		keys:         make(map[string]*keyChange),
+		stored:       tombstonesStored,
+		claimsStored: claimsStored,
 	}
 }
 
 // merge applies a delta that came in block id. merged tells whether a block
 // has been merged.
 func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merged func(blockID) (bool, error)) error {
+	if err := c.dropClaims(ctx, id); err != nil {
+		return err
+	}
 	for _, t := range d.tombstones {
 		// An id that names no block matches no version.
 		if removed, ok := parseDsKey(t.GetId()); ok {
@@ -58,6 +65,11 @@ func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merg
 	for _, e := range d.elements {
 		v := version{id: id, priority: d.priority, value: e.GetValue()}
 		if err := c.add(ctx, e.GetKey(), v); err != nil {
+			return err
+		}
+	}
+	for _, e := range d.claims {
+		if err := c.claim(ctx, id, e, merged); err != nil {
 			return err
 		}
 	}
@@ -81,10 +93,6 @@ func (c *setChange) add(ctx context.Context, key string, v version) error {
 // takeTombstone removes the tombstone of a version whose block is being
 // merged, and tells whether there was one.
 func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, error) {
-	if _, ok := c.tombstones[n]; ok {
-		c.setTombstone(n, false)
-		return true, nil // also when a delta has its key twice
-	}
 	found, err := c.hasTombstone(ctx, n)
 	if found {
 		c.setTombstone(n, false)
@@ -92,8 +100,12 @@ func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, err
 	return found, err
 }
 
-// hasTombstone tells whether the store holds a tombstone.
+// hasTombstone tells whether there is, or was before this commit, a tombstone of
+// a version.
 func (c *setChange) hasTombstone(ctx context.Context, n versionName) (bool, error) {
+	if _, ok := c.tombstones[n]; ok {
+		return true, nil // also when a delta has its key twice
+	}
 	if !c.stored {
 		return false, nil
 	}
@@ -119,7 +131,7 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 		c.setTombstone(versionName{key, id}, true)
 		return nil
 	}
-	known := k.wonBy(id)
+	known := k.wonBy(id) && !k.blockless // which may be a claim
 	if !known {
 		if known, err = merged(id); err != nil {
 			return err
@@ -127,9 +139,14 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 	}
 	if known {
 		k.remove(id)
-	} else {
-		c.setTombstone(versionName{key, id}, true)
+		return nil
 	}
+	n := versionName{key, id}
+	c.setTombstone(n, true)
+	if _, claimed, err := c.claimedBy(ctx, n); err != nil || !claimed {
+		return err
+	}
+	c.dropClaim(k, id)
 	return nil
 }
 
@@ -339,7 +356,7 @@ func (c *setChange) rows() []row {
 	for n, put := range c.tombstones {
 		rows = append(rows, row{key: keys.tombstone(n.key, n.id), value: []byte{}, remove: !put})
 	}
-	return rows
+	return c.appendClaimRows(rows)
 }
 
 // leavesTombstones tells whether rows puts a tombstone.
@@ -470,10 +487,13 @@ func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
 
 // event returns what the hooks should be told about the key.
 func (k *keyChange) event() event {
-	e := event{key: k.key, deleted: k.before != nil && (k.win == nil || k.displaced)}
+	e := event{key: k.key}
+	if k.before != nil && k.win != nil && k.stillWins(k.before) {
+		return e // also when it was removed, and what replaced it is the same
+	}
+	e.deleted = k.before != nil && (k.win == nil || k.displaced)
 	if k.win != nil {
-		e.put = k.before == nil || k.displaced || !k.stillWins(k.before)
-		e.value = k.win.value
+		e.put, e.value = true, k.win.value
 	}
 	return e
 }
@@ -483,7 +503,7 @@ func (k *keyChange) stillWins(before *record) bool {
 	if before.unresolved {
 		return k.unresolved || sameValue(k.win, &before.version)
 	}
-	return k.wonBy(before.id)
+	return k.wonBy(before.id) && sameValue(k.win, &before.version)
 }
 
 // tombstonesFor returns the tombstones that remove versions of a key.

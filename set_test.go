@@ -55,7 +55,7 @@ func (h *setHarness) commit(t *testing.T, blocks ...*block) {
 	t.Helper()
 	fetched := make(map[versionName]*loser)
 	for {
-		c := newSetChange(h.store, true)
+		c := newSetChange(h.store, true, true)
 		c.fetched = fetched
 		now := make(map[blockID]bool)
 		for _, b := range blocks {
@@ -106,10 +106,12 @@ func (h *setHarness) pairs(t *testing.T) map[string]string {
 
 // The same blocks give the same pairs in whatever order and grouping they are
 // merged, and those are the pairs of the plain model, at every step.
-func TestSetMergesInAnyOrder(t *testing.T) {
+func TestSetMergesInAnyOrder(t *testing.T) { mergeInAnyOrder(t, randomDeltas) }
+
+func mergeInAnyOrder(t *testing.T, random func(rng *rand.Rand, n int) []*block) {
 	for seed := range uint64(400) {
 		rng := rand.New(rand.NewPCG(seed, 0))
-		blocks := randomDeltas(rng, 12)
+		blocks := random(rng, 12)
 		for range 3 {
 			rng.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
 			h, model := newSetHarness(), make(modelSet)

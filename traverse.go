@@ -84,7 +84,11 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 			continue
 		}
 		t.learn(r.b.v0)
-		if err := t.add(ctx, r.b.links); err != nil {
+		below, err := s.below(ctx, r.b)
+		if err != nil {
+			return err
+		}
+		if err := t.add(ctx, below); err != nil {
 			return err
 		}
 	}
@@ -98,7 +102,7 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 	case err != nil:
 		return nil, err
 	case r.known:
-		return decodeKnown(r.link.id, raw)
+		return s.decodeKnown(r.link.id, raw)
 	}
 	return s.decode(r.link.id, raw)
 }

@@ -141,6 +141,11 @@ type Delta struct {
 	Tombstones []*Element `protobuf:"bytes,2,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	Priority   uint64     `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	DagName    string     `protobuf:"bytes,4,opt,name=dagName,proto3" json:"dagName,omitempty"`
+	// The delta is a snapshot, or the part of one. A change to older peers that is
+	// still pending writes them. They are read here, and never written.
+	Snapshot      bool   `protobuf:"varint,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	SnapshotTotal uint32 `protobuf:"varint,6,opt,name=snapshotTotal,proto3" json:"snapshotTotal,omitempty"` // how many parts there are
+	SnapshotId    []byte `protobuf:"bytes,7,opt,name=snapshotId,proto3" json:"snapshotId,omitempty"`        // what they have in common
 	// Random bytes, so that no two deltas that add elements are equal: a tombstone
 	// names the block of a version, and must not remove another writer's. Readers do
 	// not look at them.
@@ -207,6 +212,27 @@ func (x *Delta) GetDagName() string {
 	return ""
 }
 
+func (x *Delta) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+func (x *Delta) GetSnapshotTotal() uint32 {
+	if x != nil {
+		return x.SnapshotTotal
+	}
+	return 0
+}
+
+func (x *Delta) GetSnapshotId() []byte {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return nil
+}
+
 func (x *Delta) GetTag() []byte {
 	if x != nil {
 		return x.Tag
@@ -218,9 +244,12 @@ func (x *Delta) GetTag() []byte {
 type Element struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// "/" and the base32 multihash of the block that introduced the version.
-	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Value         []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// "/" and the base32 multihash of the block that introduced the version. An
+	// element has it in a snapshot alone.
+	Id    string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// That of the version, in a snapshot.
+	Priority      uint64 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -276,6 +305,13 @@ func (x *Element) GetValue() []byte {
 	return nil
 }
 
+func (x *Element) GetPriority() uint64 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 var File_crdt_proto protoreflect.FileDescriptor
 
 const file_crdt_proto_rawDesc = "" +
@@ -287,19 +323,25 @@ const file_crdt_proto_rawDesc = "" +
 	"\x04Head\x12\x10\n" +
 	"\x03Cid\x18\x01 \x01(\fR\x03Cid\x12\x18\n" +
 	"\aDagName\x18\x02 \x01(\tR\aDagName\x12\x14\n" +
-	"\x05block\x18d \x01(\fR\x05block\"\xc1\x01\n" +
+	"\x05block\x18d \x01(\fR\x05block\"\x91\x02\n" +
 	"\x05Delta\x12,\n" +
 	"\belements\x18\x01 \x03(\v2\x10.crdt.pb.ElementR\belements\x120\n" +
 	"\n" +
 	"tombstones\x18\x02 \x03(\v2\x10.crdt.pb.ElementR\n" +
 	"tombstones\x12\x1a\n" +
 	"\bpriority\x18\x03 \x01(\x04R\bpriority\x12\x18\n" +
-	"\adagName\x18\x04 \x01(\tR\adagName\x12\x10\n" +
-	"\x03tag\x18e \x01(\fR\x03tagJ\x04\b\x05\x10\x06J\x04\b\x06\x10\aJ\x04\b\a\x10\b\"G\n" +
+	"\adagName\x18\x04 \x01(\tR\adagName\x12\x1a\n" +
+	"\bsnapshot\x18\x05 \x01(\bR\bsnapshot\x12$\n" +
+	"\rsnapshotTotal\x18\x06 \x01(\rR\rsnapshotTotal\x12\x1e\n" +
+	"\n" +
+	"snapshotId\x18\a \x01(\fR\n" +
+	"snapshotId\x12\x10\n" +
+	"\x03tag\x18e \x01(\fR\x03tag\"]\n" +
 	"\aElement\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05valueJ\x04\b\x04\x10\x05B\x1fZ\x1dgithub.com/ipfs/go-ds-crdt/pbb\x06proto3"
+	"\x05value\x18\x03 \x01(\fR\x05value\x12\x1a\n" +
+	"\bpriority\x18\x04 \x01(\x04R\bpriorityB\x1fZ\x1dgithub.com/ipfs/go-ds-crdt/pbb\x06proto3"
 
 var (
 	file_crdt_proto_rawDescOnce sync.Once

@@ -1,0 +1,357 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// A snapshot is a block that stands for a whole history, so that newcomers need
+// not fetch it. Other implementations write them; this one reads them alone.
+//
+// Each element is a claim: that some older block gave this value to this key, at
+// this priority. While that block is not merged here, the claim is a version like
+// any other, named by the older block; its value is kept in the store when it
+// loses, as there is no block to read it from. When the block is merged, it is
+// known what it gave, and all claims about it go. So the order does not matter.
+//
+// A claim row says which versions are claims, and whose. It is found by the
+// block that the claim is about: that may give the key nothing at all.
+//
+// The links of a snapshot are what it covers. They may lead to blocks that nobody
+// has any more: they are neither fetched nor waited for, and followed only where
+// the block is known. None of them is a head beside the snapshot, not even when it
+// comes later, with what somebody built on it who had not heard of the snapshot.
+
+// snapshotField is the number of Delta.snapshot.
+const snapshotField = 5
+
+var errNoVersion = errors.New("crdt: an element of a snapshot names no version")
+
+// readClaims turns the elements of a snapshot into claims. Those that name no
+// version are left out.
+func (c *deltaContent) readClaims() {
+	ours, ok := c.from.(*pbDelta)
+	if !ok || !ours.GetSnapshot() {
+		return
+	}
+	c.snapshot = true
+	for _, e := range c.elements {
+		if _, ok := parseDsKey(e.GetId()); ok && e.GetPriority() > 0 {
+			c.claims = append(c.claims, e)
+			continue
+		}
+		if c.void++; c.fault == nil {
+			c.fault = fmt.Errorf("%w: %s of %.100q at priority %d", errNoVersion, e.GetKey(), e.GetId(), e.GetPriority())
+		}
+		c.changed = true
+	}
+	c.elements = nil
+}
+
+// asSnapshot takes the links of a block for those of a snapshot.
+func (b *block) asSnapshot() { b.links, b.skips, b.covers = nil, 0, b.links }
+
+// isSnapshot tells whether a node's delta is a snapshot, without decoding it.
+func (s *blockStore) isSnapshot(raw []byte) (is bool) {
+	if _, ours := s.newDelta().(*pbDelta); !ours {
+		return false
+	}
+	_ = eachField(raw, dataField, func(delta []byte) error { // what is malformed has no links either
+		for len(delta) > 0 {
+			num, typ, n := protowire.ConsumeField(delta)
+			if n < 0 {
+				return protowire.ParseError(n)
+			}
+			if num == snapshotField && typ == protowire.VarintType {
+				_, _, tag := protowire.ConsumeTag(delta)
+				v, _ := protowire.ConsumeVarint(delta[tag:])
+				is = protowire.DecodeBool(v)
+			}
+			delta = delta[n:]
+		}
+		return nil
+	})
+	return is
+}
+
+// below returns the blocks to read after a block, on the way down: its links, or
+// what a snapshot covers and is here.
+func (s *blockStore) below(ctx context.Context, b *block) ([]blockID, error) {
+	ids := b.links
+	for _, id := range b.covers {
+		known, err := s.isKnown(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// claimNow is what a commit does to a claim.
+type claimNow struct {
+	by  blockID // the snapshot
+	put bool
+}
+
+// claim adds a version that a snapshot tells of, unless its block is merged or its
+// tombstone is here. Of several claims about one version the greatest counts.
+func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged func(blockID) (bool, error)) error {
+	id, _ := parseDsKey(e.GetId())
+	n := versionName{e.GetKey(), id}
+	if known, err := merged(id); err != nil || known || id == by {
+		return err
+	}
+	if dead, err := c.hasTombstone(ctx, n); err != nil || dead {
+		return err
+	}
+	k, err := c.load(ctx, n.key)
+	if err != nil {
+		return err
+	}
+	old, err := c.find(ctx, k, id)
+	if err != nil {
+		return err
+	}
+	v := version{id: id, priority: e.GetPriority(), value: e.GetValue()}
+	if old == nil || !old.known || v.beats(&old.version) {
+		k.claim(v)
+		c.setClaim(n, claimNow{by: by, put: true})
+	}
+	return nil
+}
+
+// claim puts a version that no block gives in its place, also of a lower one of the
+// same name.
+func (k *keyChange) claim(v version) {
+	l := &loser{version: v, known: true, keep: true}
+	switch {
+	case k.open || k.win != nil && !k.wonBy(v.id) && !v.beats(k.win):
+		k.setLoser(v.id, l)
+		return
+	case k.win != nil && !k.unresolved && !k.wonBy(v.id):
+		k.setLoser(k.win.id, &loser{version: *k.win, known: true, keep: k.blockless})
+	}
+	if k.losersStored || k.losers[v.id] != nil {
+		k.setLoser(v.id, nil)
+	}
+	k.win, k.unresolved, k.blockless = &v, false, true
+}
+
+// find returns what is here of a version; nil: nothing.
+func (c *setChange) find(ctx context.Context, k *keyChange, id blockID) (*loser, error) {
+	if k.wonBy(id) {
+		return &loser{version: *k.win, known: true}, nil
+	}
+	if l, changed := k.losers[id]; changed || !k.losersStored {
+		return l, nil
+	}
+	b, found, err := c.store.get(ctx, c.store.keys.loser(k.key, id))
+	if err != nil || !found {
+		return nil, err
+	}
+	return decodeLoser(id, b)
+}
+
+// What one commit drops of the claims about a block. No honest block has given many
+// more values, but snapshots can claim any number.
+const (
+	maxDropped     = 4096
+	maxDroppedSize = 8 << 20 // bytes of values
+)
+
+// A manyClaims error names a block that more is claimed about than one commit may
+// drop. See committer.once.
+type manyClaims blockID
+
+func (m manyClaims) Error() string {
+	return fmt.Sprintf("crdt: more is claimed about block %s than one commit drops", blockID(m).Cid())
+}
+
+// dropClaims removes the claims about a block, which is merged now. If these are
+// too many for one commit, it drops some and returns manyClaims.
+func (c *setChange) dropClaims(ctx context.Context, id blockID) error {
+	keys, err := c.claimedKeys(ctx, id)
+	if err != nil {
+		return err
+	}
+	size := 0
+	for i, key := range keys {
+		if i == maxDropped || size > maxDroppedSize {
+			return manyClaims(id)
+		}
+		k, err := c.load(ctx, key)
+		if err != nil {
+			return err
+		}
+		if k.win != nil {
+			size += len(k.win.value)
+		}
+		c.dropClaim(k, id)
+	}
+	return nil
+}
+
+func (c *setChange) dropClaim(k *keyChange, id blockID) {
+	k.remove(id)
+	c.setClaim(versionName{k.key, id}, claimNow{})
+}
+
+// dropSome is a commit that drops claims about a block, as many as it may.
+func dropSome(ctx context.Context, id blockID) func(*commit) error {
+	return func(c *commit) error {
+		err := c.set.dropClaims(ctx, id)
+		if errors.As(err, new(manyClaims)) {
+			return nil
+		}
+		return err
+	}
+}
+
+// claimedKeys returns keys to which a block is claimed to have given values: all,
+// or more than one commit may drop.
+func (c *setChange) claimedKeys(ctx context.Context, id blockID) (keys []string, err error) {
+	if c.claimsStored {
+		limit := maxDropped + 1 + len(c.claims[id])
+		for e, err := range c.store.rows(ctx, c.store.keys.claimsOn(id), false, limit) {
+			if err != nil {
+				return nil, err
+			}
+			_, key, err := decodeClaim(e.Value)
+			if err != nil {
+				return nil, err
+			}
+			if _, changed := c.claims[id][key]; !changed {
+				keys = append(keys, key)
+			}
+		}
+	}
+	for key, now := range c.claims[id] {
+		if now.put {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+// claimedBy returns the snapshot that a version is known from, if it is a claim.
+func (c *setChange) claimedBy(ctx context.Context, n versionName) (by blockID, found bool, err error) {
+	if now, changed := c.claims[n.id][n.key]; changed || !c.claimsStored {
+		return now.by, now.put, nil
+	}
+	b, found, err := c.store.get(ctx, c.store.keys.claim(n))
+	if err != nil || !found {
+		return by, false, err
+	}
+	by, _, err = decodeClaim(b)
+	return by, err == nil, err
+}
+
+func (c *setChange) setClaim(n versionName, now claimNow) {
+	if c.claims == nil {
+		c.claims = make(map[blockID]map[string]claimNow)
+	}
+	if c.claims[n.id] == nil {
+		c.claims[n.id] = make(map[string]claimNow)
+	}
+	c.claims[n.id][n.key] = now
+}
+
+// appendClaimRows appends what the commit writes of claims.
+func (c *setChange) appendClaimRows(rows []row) []row {
+	for id, keys := range c.claims {
+		for key, now := range keys {
+			r := row{key: c.store.keys.claim(versionName{key, id}), remove: !now.put}
+			if now.put {
+				r.value = append(now.by[:], key...)
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// decodeClaim reads a claim row: the digest of the snapshot, then the key.
+func decodeClaim(b []byte) (by blockID, key string, err error) {
+	if len(b) <= len(by) {
+		return by, "", errBadRecord
+	}
+	return blockID(b), string(b[len(by):]), nil
+}
+
+// claimsOn is the prefix of all claims about a block.
+func (k *keyspace) claimsOn(id blockID) string { return id.under(k.claims) }
+
+func (k *keyspace) claim(n versionName) ds.Key {
+	return ds.RawKey(k.claimsOn(n.id) + "/" + escapeKey.Replace(n.key))
+}
+
+// covered is the row of a block that a snapshot covers and that is not here.
+func (k *keyspace) covered(id blockID) ds.Key { return ds.RawKey(k.claimsOn(id)) }
+
+// supersede takes what a snapshot covers out of the frontier of its DAG, for good:
+// also what is pending, and what is not here yet.
+func (c *dagChange) supersede(ctx context.Context, b *block) error {
+	if b.delta.snapshot {
+		c.begunAnew = append(c.begunAnew, b.delta.dag)
+	}
+	for _, id := range b.covers {
+		m, err := c.mark(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case m.state == unknown:
+			c.setCover(id, &b.delta.dag)
+		case m.state == pending && m.tip.DAGName == b.delta.dag:
+			c.roots.remove(id)
+			c.cover(id, m)
+		case c.heads.now[id].DAGName == b.delta.dag:
+			c.heads.remove(id)
+		}
+	}
+	return nil
+}
+
+// takeCover keeps a block from becoming a head if a snapshot of its DAG, which was
+// here before, covers it.
+func (c *dagChange) takeCover(ctx context.Context, b *block) error {
+	if dag, changed := c.covers[b.id]; changed || !c.coversStored {
+		if dag != nil {
+			b.covered = b.covered || *dag == b.delta.dag
+			c.setCover(b.id, nil)
+		}
+		return nil
+	}
+	dag, found, err := c.store.get(ctx, c.store.keys.covered(b.id))
+	if found {
+		b.covered = b.covered || string(dag) == b.delta.dag
+		c.setCover(b.id, nil)
+	}
+	return err
+}
+
+func (c *dagChange) setCover(id blockID, dag *string) {
+	if c.covers == nil {
+		c.covers = make(map[blockID]*string)
+	}
+	c.covers[id] = dag
+}
+
+// appendCoverRows appends what the commit writes of covered blocks.
+func (c *dagChange) appendCoverRows(rows []row) []row {
+	for id, dag := range c.covers {
+		r := presence(c.store.keys.covered(id), dag != nil)
+		if dag != nil {
+			r.value = []byte(*dag)
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
