@@ -376,7 +376,7 @@ func (s *blockStore) valuesIn(ctx context.Context, id blockID, raw []byte, keys 
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	b, err := s.decode(id, raw)
+	b, err := s.decodeMerged(id, raw)
 	if err != nil {
 		return err
 	}

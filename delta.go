@@ -143,13 +143,19 @@ func checkOwnDelta(d Delta) (*deltaContent, error) {
 }
 
 func takeApart(d Delta) (*deltaContent, error) {
-	c := &deltaContent{from: d, priority: d.GetPriority(), dag: d.GetDagName()}
+	c, err := contentOf(d)
+	if err != nil {
+		return nil, err
+	}
 	if c.priority == 0 || c.priority > maxPriority {
 		return nil, fmt.Errorf("priority %d is not between 1 and %d", c.priority, uint64(maxPriority))
 	}
-	if err := checkDAGName(c.dag); err != nil {
-		return nil, err
-	}
+	return c, checkDAGName(c.dag)
+}
+
+// contentOf takes a delta apart, whatever its place.
+func contentOf(d Delta) (*deltaContent, error) {
+	c := &deltaContent{from: d, priority: d.GetPriority(), dag: d.GetDagName()}
 	elements, err := d.GetElements()
 	if err != nil {
 		return nil, err

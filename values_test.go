@@ -238,3 +238,35 @@ func killBetweenParts(t *testing.T, writes int, batching bool) {
 		t.Errorf("pairs: %v, want %v", got, want)
 	}
 }
+
+// The old module took blocks that break rules of ours. Their values count.
+func TestValueIsReadFromAnOldBlockThatBreaksARule(t *testing.T) {
+	for name, first := range map[string]*pb.Delta{
+		"too large": {Priority: 1, Elements: []*pb.Element{{Key: "/k", Value: []byte("v1")}, {Key: "/big", Value: make([]byte, 3<<20)}}},
+		"DAG name":  {Priority: 1, DagName: "a/b", Elements: []*pb.Element{{Key: "/k", Value: []byte("v1")}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := newTestNet().node()
+			low := node.forge(t, marshalDelta(t, first))
+			high := node.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, Elements: []*pb.Element{{Key: "/k", Value: []byte("v2")}}}))
+			o := &oldStore{Rows: []oldRow{{"/crdt_version", []byte{2}}, {"/s/k/k/v", []byte("v2")}, {"/s/k/k/p", []byte{3}}}}
+			for i, c := range []cid.Cid{low, high} {
+				id, err := blockIDOf(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.Rows = append(o.Rows, oldRow{"/h" + id.dsKey(), []byte{byte(i + 1)}}, oldRow{"/b" + id.dsKey(), nil}, oldRow{"/s/s/k" + id.dsKey(), nil})
+			}
+			r := &replica{t: t, store: newAtomicStore(), node: node, opts: testOptions()}
+			silent(r.opts)
+			o.fill(t, r.store, testNamespace)
+			r.open()
+			defer r.Close()
+			remove := r.offer(node.net.node(), &pb.Delta{Priority: 3, Tombstones: []*pb.Element{tombstoneOf(t, "/k", high)}, Elements: oneElement("/other")}, high)
+			r.awaitMerged(remove)
+			if r.get("/k") != "v1" || r.get("/other") != "evil" {
+				t.Errorf("the pairs are %v", r.pairs())
+			}
+		})
+	}
+}
