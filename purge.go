@@ -76,10 +76,11 @@ type purge struct {
 
 // A purged block is one that the purge has come across.
 type purged struct {
-	id    blockID
-	delta HeadValue
-	size  int64 // decoded
-	links []blockID
+	id     blockID
+	delta  HeadValue
+	size   int64 // decoded
+	links  []blockID
+	covers []blockID // of a snapshot
 
 	above []*purged // that link to it
 	below int       // how many that it links to are still to be purged
@@ -176,7 +177,7 @@ func (p *purge) find(ctx context.Context, from []blockID) error {
 		if err != nil {
 			return err
 		}
-		p.found[id] = &purged{id: id, delta: b.head().HeadValue, size: footprint(b.raw), links: b.links}
+		p.found[id] = &purged{id: id, delta: b.head().HeadValue, size: footprint(b.raw), links: b.links, covers: b.covers}
 		return ctx.Err()
 	})
 }
@@ -242,7 +243,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 // from that in the order of their priorities.
 func (p *purge) order() []*purged {
 	for _, b := range p.found {
-		for _, link := range b.links {
+		for _, link := range slices.Concat(b.links, b.covers) {
 			if child := p.found[link]; child != nil {
 				child.above = append(child.above, b)
 				b.below++
@@ -371,6 +372,9 @@ func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []bl
 			}
 			uncovered += n
 		}
+		if err := c.set.forgetClaims(ctx, b); err != nil {
+			return nil, err
+		}
 		wants, err := c.dag.forget(ctx, b)
 		if err != nil {
 			return nil, err
@@ -492,6 +496,9 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 	c.heads.remove(b.id)
 	c.roots.remove(b.id)
 	c.setMark(b.id, &mark{state: unknown})
+	for _, id := range b.covers {
+		c.setCover(id, nil)
+	}
 	parents, err := c.parents(ctx, b.id, 0)
 	if err != nil {
 		return nil, err

@@ -455,3 +455,23 @@ func (p *purgeTest) check() {
 		}
 	}
 }
+
+func TestPurgeForgetsClaims(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	liar := r.node.net.node()
+	below := r.offer(liar, &pb.Delta{DagName: "d", Priority: 9, Elements: oneElement("/below")})
+	r.awaitMerged(below)
+	s := &pb.Delta{DagName: "d", Priority: 1, Snapshot: true, Elements: []*pb.Element{claimOn(unavailable(1), "/k", "claim", 1)}}
+	r.awaitMerged(r.offer(liar, s, below, unavailable(2)))
+	kept := &pb.Delta{DagName: "other", Priority: 1, Snapshot: true, Elements: []*pb.Element{claimOn(unavailable(3), "/k", "a", 1)}}
+	r.awaitMerged(r.offer(liar, kept))
+	n, err := r.PurgeDAG(ctx, "d")
+	r.must(err)
+	if pairs := r.pairs(); n != 2 || len(pairs) != 1 || pairs["/k"] != "a" || len(r.rowsUnder("/s/c")) != 1 {
+		t.Errorf("%d blocks were removed, and %v is left, with %d claims", n, pairs, len(r.rowsUnder("/s/c")))
+	}
+	r.awaitMerged(r.offer(liar, s, below, unavailable(2))) // again
+	if got := r.get("/k"); got != "claim" {
+		t.Errorf("merged again, the snapshot gives %q", got)
+	}
+}

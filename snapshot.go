@@ -204,6 +204,27 @@ func (c *setChange) dropClaim(k *keyChange, id blockID) {
 	c.setClaim(versionName{k.key, id}, claimNow{})
 }
 
+// forgetClaims removes the claims of a snapshot that is purged. Where another one
+// claims the same, or less, that is gone as well.
+func (c *setChange) forgetClaims(ctx context.Context, b *block) error {
+	for _, e := range b.delta.claims {
+		id, _ := parseDsKey(e.GetId())
+		by, claimed, err := c.claimedBy(ctx, versionName{e.GetKey(), id})
+		if err != nil {
+			return err
+		}
+		if !claimed || by != b.id {
+			continue
+		}
+		k, err := c.load(ctx, e.GetKey())
+		if err != nil {
+			return err
+		}
+		c.dropClaim(k, id)
+	}
+	return nil
+}
+
 // dropSome is a commit that drops claims about a block, as many as it may.
 func dropSome(ctx context.Context, id blockID) func(*commit) error {
 	return func(c *commit) error {
