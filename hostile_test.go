@@ -60,11 +60,32 @@ const battles = 3
 func fightInTime(t *testing.T, a attack) {
 	t.Helper()
 	for range battles {
-		if newBattle(t).fight(a) <= honestDelay || t.Failed() {
+		worst := newBattle(t).fight(a)
+		if worst <= honestDelay || t.Failed() {
+			return
+		}
+		if alone := costliestBlock(t); worst <= atOnce*alone {
+			t.Logf("it takes %s to merge the costliest block alone: the machine is busy", alone.Round(time.Millisecond))
 			return
 		}
 	}
 	t.Errorf("in each of %d battles an honest update took more than %s", battles, honestDelay)
+}
+
+// An honest update waits for the costliest block that is being merged, and one
+// more where it was written, on two replicas that share the machine. So much is
+// allowed where the machine is too slow or too busy for honestDelay.
+const atOnce = 4
+
+// costliestBlock is how long it takes now to merge the block that takes longest,
+// in a replica that has nothing else to do.
+func costliestBlock(t *testing.T) time.Duration {
+	net := newTestNet()
+	r := net.newReplicaOn(t, newPrefixStore(), silent)
+	l := newLiar(t, net, r.node)
+	begun := time.Now()
+	r.awaitMerged(l.offer(l.plain(), l.missing(largest/linkSize)...))
+	return time.Since(begun)
 }
 
 // A battle is an attack on two replicas that write.
