@@ -275,7 +275,7 @@
 //     values and those of one key more, all that an older block holds at a time. A
 //     block that uncovers more is merged in parts. One block is decoded for its
 //     values at a time (merge.go, commit.go).
-//   - What 64 Ki changes or 32 MiB of them tell the hooks may wait. Beyond that
+//   - What 4,096 changes or 32 MiB of them tell the hooks may wait. Beyond that
 //     merges wait for the hooks, and so does every write once it is committed; the
 //     last one of each goroutine comes on top (hooks.go).
 //

@@ -48,9 +48,10 @@ type hookQueue struct {
 }
 
 // Limits of what waits for the hooks. The last commit of each who writes comes on
-// top.
+// top. Close has closeTimeout to run what waits: hooks of 2 ms each can keep up
+// with that.
 const (
-	maxWaitingEvents = 64 << 10
+	maxWaitingEvents = 4 << 10
 	maxWaitingBytes  = 32 << 20
 	eventSize        = 64 // of an event without its key and value
 
