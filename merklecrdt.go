@@ -128,9 +128,9 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 
 // Traverse calls visit with each block in from, which must not be empty, and
 // below, each once, parents mostly before children. A node has the CID that it was
-// linked by. Blocks that are not here are fetched. It ends at the
-// first error, and returns it; to begin with no block is one. visit is not called concurrently. The CIDs of
-// the blocks visited are kept in memory.
+// linked by. Blocks that are not here are fetched. It ends at the first error, and
+// returns it. visit is not called concurrently. The CIDs of the blocks visited are
+// kept in memory.
 func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
 	ctx, end, err := m.begin(ctx)
 	if err != nil {
@@ -139,9 +139,6 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 	defer end()
 	if len(from) == 0 {
 		return errors.New("crdt: Traverse needs a block to begin with")
-	}
-	if len(from) == 0 {
-		return errors.New("crdt: Traverse needs CIDs to begin with")
 	}
 	top := &block{}
 	for _, c := range from {
