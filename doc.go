@@ -108,6 +108,8 @@
 //   - node.go turns deltas into blocks and back. It alone talks to the DAG
 //     service, and it checks all that comes from it. blocknode.go is a block in
 //     the form that the service wants.
+//   - mark.go is how the mark of a block is stored.
+//   - values.go reads losers from their blocks, when a commit uncovers them.
 //   - session.go asks the DAG service for the blocks of a walk in one session, as
 //     long as that gives any.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
@@ -274,8 +276,8 @@
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
 //     values and those of one key more, all that an older block holds at a time. A
 //     block that uncovers more is merged in parts. One block is decoded for its
-//     values at a time (merge.go, commit.go).
-//   - What 4,096 changes or 32 MiB of them tell the hooks may wait. Beyond that
+//     values at a time (merge.go, values.go).
+//   - Up to 4,096 changes, or 32 MiB of them, wait to be told to the hooks. Beyond that
 //     merges wait for the hooks, and so does every write once it is committed; the
 //     last one of each goroutine comes on top (hooks.go).
 //

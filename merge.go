@@ -237,31 +237,6 @@ func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
 	return err
 }
 
-// A boundedLog keeps whoever sends bad blocks from filling the log.
-type boundedLog struct {
-	log   logging.StandardLogger
-	what  string // is logged
-	begun time.Time
-	count int
-}
-
-const (
-	linesLogged = 10 // in each period
-	logPeriod   = time.Minute
-)
-
-func (l *boundedLog) report(err error) {
-	if time.Since(l.begun) > logPeriod {
-		if more := l.count - linesLogged; more > 0 {
-			l.log.Warnf("%s: %d more", l.what, more)
-		}
-		l.begun, l.count = time.Now(), 0
-	}
-	if l.count++; l.count <= linesLogged {
-		l.log.Warnf("%s: %s", l.what, err)
-	}
-}
-
 // keysOf returns the keys that the blocks of a group change.
 func keysOf(group []*arrival) (keys []string) {
 	for _, a := range group {

@@ -118,12 +118,7 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 	if !ok {
 		return false, nil // no block has such a CID
 	}
-	b, found, err := m.store.get(ctx, m.store.keys.block(id))
-	if err != nil || !found {
-		return false, err
-	}
-	mark, err := decodeMark(b)
-	return err == nil && mark.state.merged(), err
+	return m.store.isMerged(ctx, id)
 }
 
 // Traverse calls visit with each block in from, which must not be empty, and

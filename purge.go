@@ -116,7 +116,7 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 	if err != nil || len(tops)+len(left) == 0 {
 		return 0, err
 	}
-	p.walk.enter, p.found = p.isMerged, make(map[blockID]*purged)
+	p.walk.enter, p.found = p.store.isMerged, make(map[blockID]*purged)
 	if err := p.find(ctx, tops); err != nil {
 		return 0, err
 	}
@@ -152,24 +152,6 @@ func (p *purge) start(ctx context.Context) (tops, left []blockID, err error) {
 	return tops, left, err
 }
 
-func (p *purge) isMerged(ctx context.Context, id blockID) (bool, error) {
-	state, err := p.stateOf(ctx, id)
-	return state.merged(), err
-}
-
-// stateOf reads the mark of a block.
-func (p *purge) stateOf(ctx context.Context, id blockID) (markState, error) {
-	b, found, err := p.store.get(ctx, p.store.keys.block(id))
-	if err != nil || !found {
-		return unknown, err
-	}
-	m, err := decodeMark(b)
-	if err != nil {
-		return unknown, fmt.Errorf("crdt: block %s: %w", id.Cid(), err)
-	}
-	return m.state, nil
-}
-
 // find reads the merged blocks in from and below, also those of other DAGs, as
 // there may be some of the DAG below these.
 func (p *purge) find(ctx context.Context, from []blockID) error {
@@ -198,15 +180,15 @@ func (p *purge) checkGaps(ctx context.Context) error {
 }
 
 func (p *purge) checkBelow(ctx context.Context, b *purged) error {
-	state, err := p.stateOf(ctx, b.id)
-	if err != nil || state != complete {
+	m, err := p.store.mark(ctx, b.id)
+	if err != nil || m.state != complete {
 		return err
 	}
 	for _, link := range b.links {
-		switch state, err := p.stateOf(ctx, link); {
+		switch m, err := p.store.mark(ctx, link); {
 		case err != nil:
 			return err
-		case state == unknown:
+		case m.state == unknown:
 			return fmt.Errorf("crdt: the datastore is dirty, and block %s has not been merged: repair it before purging", link.Cid())
 		}
 	}

@@ -1,0 +1,135 @@
+package crdt
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// A mark says what a replica knows of a block.
+type mark struct {
+	state markState
+
+	// Of a pending block alone is stored how many of its links are not
+	// complete yet, and what makes it a head when the last of them is.
+	missing uint64
+	tip     HeadValue
+	links   []blockID // none: they are many, and stand in a row of their own
+	covered bool      // it is below a complete block, and must not become a head
+
+	changed bool // in this commit: its row is to be written
+}
+
+// fewLinks stand in a pending block's mark, which saves a row for most blocks. A
+// mark is written again for every link that becomes complete, so many must not.
+const fewLinks = 8
+
+type markState byte
+
+// coveredBit is set in the stored state of a covered block.
+const coveredBit = 1 << 7
+
+const (
+	unknown  markState = iota // not merged, no row
+	complete                  // merged, with its whole history
+	pending                   // merged; history is missing
+	refused                   // breaks the rules; never merged
+	stranded                  // merged, but some history was refused: never a head
+)
+
+// merged tells whether the block's delta is in the set.
+func (s markState) merged() bool { return s == complete || s == pending || s == stranded }
+
+var errBadMark = errors.New("crdt: the store holds a malformed block row")
+
+// encode writes the value of a block's row. It is empty for a complete block,
+// as in the older formats.
+func (m *mark) encode() []byte {
+	if m.state == complete {
+		return []byte{}
+	}
+	b := []byte{byte(m.state)}
+	if m.state != pending {
+		return b
+	}
+	if m.covered {
+		b[0] |= coveredBit
+	}
+	b = binary.AppendUvarint(b, m.missing)
+	b = binary.AppendUvarint(b, m.tip.Height)
+	b = binary.AppendUvarint(b, uint64(len(m.tip.DAGName)))
+	b = append(b, m.tip.DAGName...)
+	return append(b, encodeIDs(m.links)...)
+}
+
+func decodeMark(b []byte) (*mark, error) {
+	if len(b) == 0 {
+		return &mark{state: complete}, nil
+	}
+	switch state := markState(b[0] &^ coveredBit); {
+	case state == pending:
+		m := &mark{state: pending, covered: b[0]&coveredBit != 0}
+		return m, m.decodePending(b[1:])
+	case len(b) == 1 && (b[0] == byte(refused) || b[0] == byte(stranded)):
+		return &mark{state: state}, nil
+	}
+	return nil, errBadMark
+}
+
+func (m *mark) decodePending(b []byte) error {
+	var fields [3]uint64 // missing, height, length of the name
+	for i := range fields {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return errBadMark
+		}
+		fields[i], b = v, b[n:]
+	}
+	if fields[2] > uint64(len(b)) {
+		return errBadMark
+	}
+	m.missing, m.tip = fields[0], HeadValue{Height: fields[1], DAGName: string(b[:fields[2]])}
+	var ok bool
+	if m.links, ok = decodeIDs(b[fields[2]:]); !ok {
+		return errBadMark
+	}
+	return nil
+}
+
+// mark reads the mark of a block.
+func (s *rowStore) mark(ctx context.Context, id blockID) (*mark, error) {
+	b, found, err := s.get(ctx, s.keys.block(id))
+	if err == nil && !found {
+		return &mark{state: unknown}, nil
+	}
+	var m *mark
+	if err == nil {
+		m, err = decodeMark(b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("crdt: block %s: %w", id.Cid(), err)
+	}
+	return m, nil
+}
+
+// isMerged tells whether the store has a block's delta.
+func (s *rowStore) isMerged(ctx context.Context, id blockID) (bool, error) {
+	m, err := s.mark(ctx, id)
+	return err == nil && m.state.merged(), err
+}
+
+func encodeIDs(ids []blockID) []byte {
+	b := make([]byte, 0, len(ids)*len(blockID{}))
+	for _, id := range ids {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
+func decodeIDs(b []byte) (ids []blockID, ok bool) {
+	for ; len(b) >= len(blockID{}); b = b[len(blockID{}):] {
+		ids = append(ids, blockID(b))
+	}
+	return ids, len(b) == 0
+}

@@ -1,0 +1,108 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"maps"
+)
+
+// A missingValues error names losing versions that must be read from their
+// blocks before a commit can tell which of them is uncovered by a tombstone.
+type missingValues []versionName
+
+func (m missingValues) Error() string {
+	return fmt.Sprintf("crdt: %d values must be read from their blocks, such as that of %s in %s", len(m), m[0].key, m[0].id.Cid())
+}
+
+// values reads losing versions from their blocks and adds them to known. A
+// version that its block turns out not to have is nil.
+func (s *blockStore) values(ctx context.Context, names []versionName, known map[versionName]*loser) (map[versionName]*loser, error) {
+	all := make(map[versionName]*loser, len(known)+len(names))
+	maps.Copy(all, known)
+	for id, names := range namesByBlock(names) {
+		raw, err := s.fetch(ctx, s.dag, link{id: id})
+		if err == nil {
+			err = s.valuesIn(ctx, id, raw, names, all)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// maxValueBytes is how many bytes of values are read for one commit of a block that
+// came from a peer, or those of one key.
+const maxValueBytes = 1 << 20
+
+// someValues reads versions as values does, those of one key after the other, until
+// all that are known take more than a limit.
+func (s *blockStore) someValues(ctx context.Context, names []versionName, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
+	read, size := make(map[versionName]*loser), sizeOf(known)
+	maps.Copy(read, known)
+	byBlock := namesByBlock(names)
+	for i, n := range names {
+		if i > 0 && n.key != names[i-1].key && size > limit {
+			break
+		}
+		if _, ok := read[n]; ok {
+			continue
+		}
+		found, err := s.values(ctx, byBlock[n.id], nil)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(read, found)
+		size += sizeOf(found)
+	}
+	return read, nil
+}
+
+// namesByBlock returns the names of each block.
+func namesByBlock(names []versionName) map[blockID][]versionName {
+	byBlock := make(map[blockID][]versionName)
+	for _, n := range names {
+		byBlock[n.id] = append(byBlock[n.id], n)
+	}
+	return byBlock
+}
+
+// sizeOf is what the values of versions take, in bytes.
+func sizeOf(versions map[versionName]*loser) (size int) {
+	for _, l := range versions {
+		if l != nil {
+			size += len(l.value)
+		}
+	}
+	return size
+}
+
+// valuesIn adds some versions of a block. One block is read at a time.
+func (s *blockStore) valuesIn(ctx context.Context, id blockID, raw []byte, names []versionName, all map[versionName]*loser) error {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	b, err := s.decodeMerged(id, raw)
+	if err != nil {
+		return err
+	}
+	versions := b.versions()
+	for _, n := range names {
+		all[n] = versions[n.key]
+	}
+	return nil
+}
+
+// versions are what a block gave to its keys.
+func (b *block) versions() map[string]*loser {
+	all := make(map[string]*loser, len(b.delta.elements))
+	for _, e := range b.delta.elements {
+		v := version{id: b.id, priority: b.delta.priority, value: e.GetValue()}
+		if best := all[e.GetKey()]; best == nil || v.beats(&best.version) {
+			all[e.GetKey()] = &loser{version: v, known: true}
+		}
+	}
+	return all
+}
