@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/ipfs/go-ds-crdt/pb"
 )
 
 // The committer is the only writer of the store. Every change of state is a
@@ -168,7 +170,20 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 
 // mergeSet applies a delta alone.
 func (c *commit) mergeSet(ctx context.Context, id blockID, d *deltaContent) error {
-	return c.set.merge(ctx, id, d, func(id blockID) (bool, error) { return c.dag.merged(ctx, id) })
+	return c.set.merge(ctx, id, d, c.isMerged(ctx))
+}
+
+func (c *commit) isMerged(ctx context.Context) func(blockID) (bool, error) {
+	return func(id blockID) (bool, error) { return c.dag.merged(ctx, id) }
+}
+
+// mergePart applies some tombstones of a block that is to be merged later.
+func (c *commit) mergePart(ctx context.Context, w wanted, part []*pb.Element) error {
+	if c.purge.hides(w.id) {
+		return nil
+	}
+	c.dag.setQueued(w.id, &w)
+	return c.set.removeAll(ctx, part, c.isMerged(ctx))
 }
 
 // refuse marks a block as one that will never be merged. It returns false for

@@ -153,10 +153,11 @@
 //	                        module fails on; a second one while a store of both
 //	                        formats is brought to one
 //	----
-//	/q/<id>                 a missing block that a merged one links to, or one
-//	                        whose parents have still to be told that it is
-//	                        settled: uvarint, at most its height; then a byte
-//	                        0 if it is linked by its CID of version 0
+//	/q/<id>                 a missing block that a merged one links to, one
+//	                        that is merged in parts, or one whose parents have
+//	                        still to be told that it is settled: uvarint, at
+//	                        most its height; then a byte 0 if it is linked by
+//	                        its CID of version 0
 //	/p/<child id>/<parent>  the parent is pending because of the child; empty
 //	/p/<id>                 the links of a pending block that has more than 8
 //	/r/<id>                 a root: uvarint height, then the DAG's name
@@ -221,8 +222,8 @@
 //     order, the grouping and the restarts.
 //  2. A commit is all or nothing. A block is one commit, but for one that came from a
 //     peer and uncovers more than 1 MiB of older values: of such a block, tombstones
-//     show before the rest. A replica that is killed at any write reopens to a
-//     state that it had, and converges.
+//     show before the rest, which follows, also after a restart. A replica that is
+//     killed at any write reopens to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
 //     of every head is complete, down to the snapshots in it. Not so for
 //     stranded blocks, which never become heads; above a purged block of another

@@ -150,27 +150,30 @@ func (m *merger) mergeLater(a *arrival, missing missingValues) {
 
 // mergePart commits the tombstones of those keys of a block whose values have been
 // read, so that no commit has to hold the values of all. These tombstones are right
-// without the others, and change nothing when the block is merged.
+// without the others, and change nothing when the block is merged. From then on the
+// block is queued: it must be merged some time, though it was only announced.
 func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
 	ready := make(map[string]bool)
 	for n := range a.job.values {
 		ready[n.key] = !needed[n.key]
 	}
-	part := &deltaContent{}
+	var part []*pb.Element
 	for _, t := range a.block.delta.tombstones {
 		if ready[t.GetKey()] {
-			part.tombstones = append(part.tombstones, t)
+			part = append(part, t)
 		}
 	}
-	if len(part.tombstones) == 0 {
+	if len(part) == 0 {
 		return nil
 	}
-	return m.once(m.ctx, a.job.values, func(c *commit) error {
-		if c.purge.hides(a.block.id) {
-			return nil
-		}
-		return c.mergeSet(context.WithoutCancel(m.ctx), a.block.id, part)
+	err := m.once(m.ctx, a.job.values, func(c *commit) error {
+		w := wanted{id: a.job.id, height: a.block.delta.priority, v0: a.job.v0}
+		return c.mergePart(context.WithoutCancel(m.ctx), w, part)
 	})
+	if err == nil {
+		m.walker.hasRow(a.job)
+	}
+	return err
 }
 
 // readValues reads losing versions that a block uncovers, and has the block brought

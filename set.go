@@ -54,13 +54,8 @@ func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merg
 	if err := c.dropClaims(ctx, id); err != nil {
 		return err
 	}
-	for _, t := range d.tombstones {
-		// An id that names no block matches no version.
-		if removed, ok := parseDsKey(t.GetId()); ok {
-			if err := c.remove(ctx, t.GetKey(), removed, merged); err != nil {
-				return err
-			}
-		}
+	if err := c.removeAll(ctx, d.tombstones, merged); err != nil {
+		return err
 	}
 	for _, e := range d.elements {
 		v := version{id: id, priority: d.priority, value: e.GetValue()}
@@ -117,6 +112,18 @@ func (c *setChange) setTombstone(n versionName, put bool) {
 		c.tombstones = make(map[versionName]bool)
 	}
 	c.tombstones[n] = put
+}
+
+func (c *setChange) removeAll(ctx context.Context, tombstones []*pb.Element, merged func(blockID) (bool, error)) error {
+	for _, t := range tombstones {
+		// An id that names no block matches no version.
+		if removed, ok := parseDsKey(t.GetId()); ok {
+			if err := c.remove(ctx, t.GetKey(), removed, merged); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // remove removes a version if its block has been merged, and otherwise leaves

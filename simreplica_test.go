@@ -158,6 +158,7 @@ func (r *simReplica) look() map[string]string {
 		}
 	}
 	r.checkHeads(states)
+	r.mergeParts(r.model)
 	return r.model.pairs()
 }
 

@@ -489,6 +489,13 @@ func (w *walker) retry(j *job, values map[versionName]*loser) {
 	w.startLocked()
 }
 
+// hasRow notes that a job has a queue row.
+func (w *walker) hasRow(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	j.queued = true
+}
+
 // reserveValues lets values be read for a job, unless many have some already.
 func (w *walker) reserveValues(j *job) bool {
 	w.mu.Lock()
