@@ -188,7 +188,8 @@
 //
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
-// block that repair found below a complete one. A pending mark goes
+// block that must not become a head: repair found it below a complete one, or a
+// snapshot covers it. A pending mark goes
 // on with uvarints, the number of links that are not complete, the height and
 // the length of the DAG's name, then that name, and the digests of all links unless
 // these stand in a row of their own: the mark is written again for each link that
@@ -207,11 +208,14 @@
 // the committer below the turn belong to its holder. While it is held, nothing
 // is fetched: a commit that needs the value of a loser gives up with
 // missingValues, reads the blocks, and begins anew (committer.do,
-// merger.awaitValues). A local write does hold it while its block is added to
+// merger.mergeLater). A local write does hold it while its block is added to
 // the DAG service.
 //
-// All other mutexes (writer, frontier, announcer, walker, hookQueue, batch) are
-// held for moments and guard the fields below them.
+// Repairs and purges hold repairer.alone from the beginning to the end, and take
+// the turn for each of their commits. Whoever reads the value of a loser holds
+// blockStore.reading while the block is decoded, and repairer.mu is held to write
+// the row /d. All other mutexes are held for moments, and guard the fields below
+// them.
 //
 // # Invariants
 //
@@ -286,7 +290,8 @@
 // nothing when it is idle. The frontier has no limit: each head and each root
 // takes some 0.2 KiB, and every commit looks through them, 0.1 ms for each
 // thousand. Heads go when something is written on them; roots stay. Repair,
-// Traverse and PurgeDAG decode up to 64 blocks at once.
+// Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG holds those
+// of one commit besides.
 //
 // # Caveats
 //
