@@ -163,6 +163,35 @@ func ExampleOptions_hooks() {
 	// delete /lamp
 }
 
+// Pairs of one season go into a DAG of their own, to be forgotten with it.
+func ExampleMerkleCRDT_PurgeDAG() {
+	store := dssync.MutexWrap(ds.NewMapDatastore())
+	db, err := crdt.NewMerkleCRDT(store, ds.NewKey("/crdt"), &memoryDAG{}, nil, nil, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := context.Background()
+	_ = db.Put(ctx, ds.NewKey("/menu"), []byte("soup")) // in the unnamed DAG
+	delta, _ := db.Set().Add(ctx, "/menu", []byte("ice cream"))
+	delta.SetDagName("summer")
+	head, err := db.Publish(ctx, delta)
+	fmt.Println(head.DAGName, head.Height, err)
+	value, _ := db.Get(ctx, ds.NewKey("/menu"))
+	fmt.Printf("%s\n", value)
+
+	blocks, err := db.PurgeDAG(ctx, "summer")
+	fmt.Println(blocks, err)
+	value, _ = db.Get(ctx, ds.NewKey("/menu"))
+	fmt.Printf("%s\n", value)
+	// Output:
+	// summer 2 <nil>
+	// ice cream
+	// 1 <nil>
+	// soup
+}
+
 // Two parts of a program share a replica, each in its own part of the keys.
 func Example_namespaceWrapper() {
 	ctx := context.Background()
