@@ -65,7 +65,7 @@ type purge struct {
 	walker *walker
 	dag    string
 	walk   traversal
-	found  map[blockID]*purged
+	found  map[blockID]*foundBlock
 	wants  []blockID // missing blocks that the DAG alone has wanted
 	names  map[versionName]bool
 
@@ -74,16 +74,16 @@ type purge struct {
 	hidden map[blockID]bool // count as not merged; not changed any more once it is set
 }
 
-// A purged block is one that the purge has come across.
-type purged struct {
+// A foundBlock is one that the purge has come across, of whatever DAG.
+type foundBlock struct {
 	id     blockID
-	delta  HeadValue
+	tip    HeadValue
 	size   int64 // decoded
 	links  []blockID
 	covers []blockID // of a snapshot
 
-	above []*purged // that link to it
-	below int       // how many that it links to are still to be purged
+	above []*foundBlock // that link to it
+	below int           // how many that it links to are still to be purged
 }
 
 // hides tells whether a block counts as not merged. There may be no purge.
@@ -116,7 +116,7 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 	if err != nil || len(tops)+len(left) == 0 {
 		return 0, err
 	}
-	p.walk.enter, p.found = p.store.isMerged, make(map[blockID]*purged)
+	p.walk.enter, p.found = p.store.isMerged, make(map[blockID]*foundBlock)
 	if err := p.find(ctx, tops); err != nil {
 		return 0, err
 	}
@@ -159,7 +159,7 @@ func (p *purge) find(ctx context.Context, from []blockID) error {
 		if err != nil {
 			return err
 		}
-		p.found[id] = &purged{id: id, delta: b.head().HeadValue, size: footprint(b.raw), links: b.links, covers: b.covers}
+		p.found[id] = &foundBlock{id: id, tip: b.head().HeadValue, size: footprint(b.raw), links: b.links, covers: b.covers}
 		return ctx.Err()
 	})
 }
@@ -179,7 +179,7 @@ func (p *purge) checkGaps(ctx context.Context) error {
 	return nil
 }
 
-func (p *purge) checkBelow(ctx context.Context, b *purged) error {
+func (p *purge) checkBelow(ctx context.Context, b *foundBlock) error {
 	m, err := p.store.mark(ctx, b.id)
 	if err != nil || m.state != complete {
 		return err
@@ -200,7 +200,7 @@ func (p *purge) checkBelow(ctx context.Context, b *purged) error {
 func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, err error) {
 	hidden := make(map[blockID]bool)
 	for id, b := range p.found {
-		hidden[id] = b.delta.DAGName == p.dag
+		hidden[id] = b.tip.DAGName == p.dag
 	}
 	err = p.do(ctx, func(c *commit) error {
 		stillLeft = nil
@@ -223,7 +223,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 
 // order returns the blocks of the DAG, those below others before them, and apart
 // from that in the order of their priorities.
-func (p *purge) order() []*purged {
+func (p *purge) order() []*foundBlock {
 	for _, b := range p.found {
 		for _, link := range slices.Concat(b.links, b.covers) {
 			if child := p.found[link]; child != nil {
@@ -232,15 +232,15 @@ func (p *purge) order() []*purged {
 			}
 		}
 	}
-	ready, order := &purgeHeap{}, make([]*purged, 0, len(p.found))
+	ready, order := &purgeHeap{}, make([]*foundBlock, 0, len(p.found))
 	for _, b := range p.found {
 		if b.below == 0 {
 			heap.Push(ready, b)
 		}
 	}
 	for ready.Len() > 0 {
-		b := heap.Pop(ready).(*purged)
-		if b.delta.DAGName == p.dag {
+		b := heap.Pop(ready).(*foundBlock)
+		if b.tip.DAGName == p.dag {
 			order = append(order, b)
 		}
 		for _, parent := range b.above {
@@ -253,14 +253,14 @@ func (p *purge) order() []*purged {
 }
 
 // purgeHeap has the block of the least priority on top.
-type purgeHeap []*purged
+type purgeHeap []*foundBlock
 
 func (h purgeHeap) Len() int { return len(h) }
 func (h purgeHeap) Less(i, j int) bool {
-	return cmp.Or(cmp.Compare(h[i].delta.Height, h[j].delta.Height), slices.Compare(h[i].id[:], h[j].id[:])) < 0
+	return cmp.Or(cmp.Compare(h[i].tip.Height, h[j].tip.Height), slices.Compare(h[i].id[:], h[j].id[:])) < 0
 }
 func (h purgeHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *purgeHeap) Push(x any)   { *h = append(*h, x.(*purged)) }
+func (h *purgeHeap) Push(x any)   { *h = append(*h, x.(*foundBlock)) }
 func (h *purgeHeap) Pop() any {
 	last := len(*h) - 1
 	b := (*h)[last]
@@ -295,7 +295,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 }
 
 // read reads the blocks of a portion.
-func (p *purge) read(ctx context.Context, portion []*purged) ([]*block, error) {
+func (p *purge) read(ctx context.Context, portion []*foundBlock) ([]*block, error) {
 	ids := make([]blockID, len(portion))
 	for i, b := range portion {
 		ids[i] = b.id
@@ -341,11 +341,11 @@ func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, er
 	}
 }
 
-// maxUncovered is when a commit has uncovered enough values of other DAGs.
-const maxUncovered = 64
+// maxUncoveredKeys is at how many keys a commit uncovers values of other DAGs.
+const maxUncoveredKeys = 64
 
 func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []blockID, err error) {
-	for uncovered := 0; len(done) < len(blocks) && uncovered < maxUncovered; {
+	for uncovered := 0; len(done) < len(blocks) && uncovered < maxUncoveredKeys; {
 		b := blocks[len(done)]
 		for key := range b.versions() {
 			n, err := p.forgetVersion(ctx, c, versionName{key, b.id})
