@@ -16,7 +16,7 @@ import (
 // and needs little memory. If it is cut off, a second call goes on. Until it is
 // done the old module refuses the store; New opens it and turns it back, and
 // nothing is lost. A store of an older format is left alone; one of a newer
-// format is refused with ErrNewerVersion.
+// format is refused with ErrNewerVersion. That nothing is there is an error too.
 //
 // The namespaces below namespace must be the default ones (see
 // InternalNamespaces). A store that is open, or was not closed, is refused: open
@@ -40,8 +40,11 @@ func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyn
 		return err
 	}
 	version, stamp, err := storedVersion(ctx, rows)
-	if err != nil || version < formatVersion {
+	switch {
+	case err != nil:
 		return err
+	case version < formatVersion:
+		return mustExist(ctx, rows)
 	}
 	if err := mustBeClosed(ctx, rows); err != nil {
 		return err
@@ -56,6 +59,14 @@ func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyn
 
 // oldFormat is what Downgrade makes.
 const oldFormat = 1
+
+func mustExist(ctx context.Context, store *rowStore) error {
+	found, err := store.any(ctx, store.keys.namespace.String())
+	if !found {
+		err = fmt.Errorf("crdt: there is no store below %s", store.keys.namespace)
+	}
+	return err
+}
 
 func mustBeClosed(ctx context.Context, store *rowStore) error {
 	open, err := store.Has(ctx, store.keys.open)
