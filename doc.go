@@ -291,7 +291,7 @@
 // takes some 0.2 KiB, and every commit looks through them, 0.1 ms for each
 // thousand. Heads go when something is written on them; roots stay. Repair,
 // Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG holds those
-// of one commit besides.
+// of one commit besides, and all values of other DAGs that it uncovers.
 //
 // # Caveats
 //

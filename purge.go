@@ -341,7 +341,8 @@ func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, er
 	}
 }
 
-// maxUncoveredKeys is at how many keys a commit uncovers values of other DAGs.
+// maxUncoveredKeys is at how many keys a commit may uncover values of other DAGs
+// and take a further block yet.
 const maxUncoveredKeys = 64
 
 func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []blockID, err error) {
