@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
@@ -66,7 +67,7 @@ func newMigration(store *rowStore, blocks *blockStore, log logging.StandardLogge
 // run takes the steps in an order in which each may be begun again: a version
 // that has a tombstone goes before its tombstone does.
 func (m *migration) run(ctx context.Context, version uint64) error {
-	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.dropOld, m.dropTombstones, m.mendHeads, m.checkShutdown}
+	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.dropOld, m.dropTombstones, m.dropClaims, m.mendHeads, m.checkShutdown}
 	if version > 0 {
 		steps[1] = func(context.Context) error { return nil }
 	}
@@ -332,11 +333,59 @@ func (m *migration) dropTombstones(ctx context.Context) error {
 		if merged || !ok {
 			m.remove(ds.RawKey(m.store.keys.tombstones + e.Key))
 		}
-		if merged && m.losers { // Downgrade left it, with its value
+		if ok && m.losers { // Downgrade left it, with its value
 			m.remove(m.store.keys.loser(key, id))
+			m.remove(m.store.keys.claim(versionName{key, id}))
 		}
 		return nil
 	})
+}
+
+// dropClaims drops what Downgrade left of claims about blocks that the old module
+// has merged since. What these gave to the keys is read from them.
+func (m *migration) dropClaims(ctx context.Context) error {
+	return m.each(ctx, m.store.keys.claims, func(e query.Entry) error {
+		name, _, claim := strings.Cut(e.Key[1:], "/")
+		id, ok := parseBlockID(name)
+		if !ok {
+			return nil
+		}
+		if merged, err := m.store.Has(ctx, m.store.keys.block(id)); err != nil || !merged {
+			return err
+		}
+		row := ds.RawKey(m.store.keys.claims + e.Key)
+		m.remove(row)
+		if !claim {
+			return nil
+		}
+		return m.readAgain(ctx, row, id)
+	})
+}
+
+// readAgain forgets all that is known of a claimed version but its block.
+func (m *migration) readAgain(ctx context.Context, claim ds.Key, id blockID) error {
+	b, err := m.store.Get(ctx, claim)
+	if err != nil {
+		return err
+	}
+	_, key, err := decodeClaim(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", claim, err)
+	}
+	c := newSetChange(m.store, false, false)
+	k, err := c.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	if live, err := c.isLive(ctx, k, id); err != nil || !live {
+		return err
+	}
+	k.remove(id)
+	k.setLoser(id, &loser{version: version{id: id}})
+	if err := m.settle(ctx, c); err != nil {
+		return err
+	}
+	return m.flush(ctx) // the next claim may be about the same key
 }
 
 // mendHeads raises heights that are lower than those of their blocks: a repair

@@ -16,7 +16,7 @@ func (m *migration) mix(ctx context.Context, stamp string) error {
 		return err
 	}
 	m.mixed = true
-	steps := []func(context.Context) error{m.markDirty, m.removeDead, m.moveVersions, m.dropOld, m.dropTombstones, m.mendHeads}
+	steps := []func(context.Context) error{m.markDirty, m.removeDead, m.moveVersions, m.dropOld, m.dropTombstones, m.dropClaims, m.mendHeads}
 	if stamp == downgradingRow {
 		steps = append([]func(context.Context) error{m.flatten}, steps...)
 	} else if err := stampVersion(ctx, m.store, mixedRow); err != nil {
@@ -92,9 +92,10 @@ func (m *migration) contest(ctx context.Context, key string, id blockID, r *reco
 }
 
 // flatten takes away what formats 0 and 1 do not know: that a block is missing.
-// Merged blocks become complete, roots become heads, and refused blocks and the
-// claims of snapshots are forgotten. If anything is missing, the datastore must
-// be dirty.
+// Merged blocks become complete, roots become heads, and refused blocks are
+// forgotten. If anything is missing, the datastore must be dirty. The claims of
+// snapshots stay, as the old module does not look at them: without them New would
+// take the versions for those of merged blocks.
 func (m *migration) flatten(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{m.raiseRoots, m.flattenMarks, m.dropQueue} {
 		if err := step(ctx); err != nil {
@@ -140,7 +141,7 @@ func (m *migration) flattenMarks(ctx context.Context) error {
 }
 
 func (m *migration) dropQueue(ctx context.Context) error {
-	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting, m.store.keys.claims} {
+	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting} {
 		if err := m.drop(ctx, prefix); err != nil {
 			return err
 		}

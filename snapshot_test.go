@@ -3,6 +3,7 @@ package crdt
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -310,6 +311,83 @@ func TestNobodyGoesBelowASnapshot(t *testing.T) {
 	if got := len(s.young.rowsUnder("/b")); got != 81 {
 		t.Errorf("the newcomer has %d blocks", got)
 	}
+}
+
+// goBack has the store turned back, and opens it again: the old module has not.
+func (r *replica) goBack() {
+	r.t.Helper()
+	r.must(r.Close())
+	r.must(Downgrade(ctx, r.store, testNamespace, r.node))
+	r.open()
+}
+
+func TestClaimsOutliveADowngrade(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	liar := r.node.net.node()
+	own := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: []*pb.Element{{Key: "/own", Value: []byte("v")}}}))
+	s := r.offer(liar, &pb.Delta{Priority: 2, Snapshot: true, Elements: []*pb.Element{
+		claimOn(own, "/own", "v", 1), claimOn(own, "/lie", "x", 9), claimOn(unavailable(1), "/gone", "x", 1),
+	}}, own)
+	r.awaitMerged(s)
+	r.goBack()
+	r.del("/gone")
+	if pairs := r.pairs(); len(pairs) != 2 {
+		t.Errorf("after a Delete of /gone there is %v", pairs)
+	}
+	tombstone := r.head()
+	r.node.deliver(announcement(own))
+	r.awaitMerged(own)
+	if pairs := r.pairs(); len(pairs) != 1 || pairs["/own"] != "v" || r.head() != tombstone {
+		t.Errorf("with the block that was claimed about there is %v, and the heads are %v", pairs, r.InternalStats(ctx).Heads)
+	}
+}
+
+// Between a downgrade and New, the old module merged the blocks that were claimed
+// about, and a tombstone.
+func TestClaimsThatTheOldModuleSettled(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	liar := r.node.net.node()
+	own := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 3, Elements: []*pb.Element{{Key: "/own", Value: []byte("v")}, {Key: "/both", Value: []byte("v")}, {Key: "/dead", Value: []byte("v")}}}))
+	gone := unavailable(1)
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 4, Snapshot: true, Elements: []*pb.Element{
+		claimOn(own, "/own", "a lie", 9), claimOn(own, "/lie", "x", 9), claimOn(own, "/both", "a lie", 9),
+		claimOn(gone, "/gone", "x", 1), claimOn(gone, "/both", "x", 2), claimOn(gone, "/left", "x", 1),
+		claimOn(own, "/dead", "v", 3), claimOn(gone, "/dead", "x", 1),
+	}}, own))
+	removes := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Tombstones: []*pb.Element{tombstoneOf(t, "/gone", gone), tombstoneOf(t, "/both", gone), tombstoneOf(t, "/dead", own)}}))
+	r.must(r.Close())
+	r.must(Downgrade(ctx, r.store, testNamespace, r.node))
+	put := func(row string, value []byte) { r.must(r.store.Put(ctx, testNamespace.Child(ds.NewKey(row)), value)) }
+	for _, c := range []cid.Cid{own, removes} {
+		r.must(r.node.addRaw(c, liar.blocks[c]))
+		put("/b/"+rowName(t, c), []byte{})
+		put("/h/"+rowName(t, c), binary.AppendUvarint(nil, 1))
+	}
+	put("/s/t/gone/"+rowName(t, gone), []byte{})
+	put("/s/t/both/"+rowName(t, gone), []byte{})
+	put("/s/t/dead/"+rowName(t, own), []byte{})
+	put("/s/k/dead/v", []byte("x"))
+	put("/s/k/dead/p", binary.AppendUvarint(nil, 1+1))
+	r.open()
+	if got := r.pairs(); !maps.Equal(got, map[string]string{"/own": "v", "/both": "v", "/left": "x", "/dead": "x"}) {
+		t.Errorf("there is %v", got)
+	}
+	for _, key := range []string{"/left", "/both", "/dead"} {
+		r.del(key)
+	}
+	if got := r.pairs(); !maps.Equal(got, map[string]string{"/own": "v"}) {
+		t.Errorf("after the Deletes there is %v", got)
+	}
+}
+
+// rowName is the last part of the names of a block's rows.
+func rowName(t *testing.T, c cid.Cid) string {
+	t.Helper()
+	id, err := blockIDOf(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.String()
 }
 
 // A block about which more was claimed than one commit drops.
