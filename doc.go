@@ -110,6 +110,8 @@
 //     the form that the service wants.
 //   - mark.go is how the mark of a block is stored.
 //   - values.go reads losers from their blocks, when a commit uncovers them.
+//   - job.go is what a walker knows of a missing block. resume.go reads from the
+//     queue rows what found no place among the jobs, or was missing at the start.
 //   - session.go asks the DAG service for the blocks of a walk in one session, as
 //     long as that gives any.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
