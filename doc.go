@@ -228,7 +228,8 @@
 //     order, the grouping and the restarts.
 //  2. A commit is all or nothing. A block is one commit, but for one that came from a
 //     peer and uncovers more than 1 MiB of older values: of such a block, tombstones
-//     show before the rest, which follows, also after a restart. A replica that is
+//     show before the rest, which follows, also after a restart. Before a block that
+//     snapshots claim very much about, some of these claims go. A replica that is
 //     killed at any write reopens to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and roots, and the history
 //     of every head is complete, down to the snapshots in it. Not so for
