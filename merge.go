@@ -21,7 +21,7 @@ type merger struct {
 	walker   *walker
 	lanes    *lanes
 	broken   chan struct{}  // holds a token while the store must be looked at again
-	parked   sync.WaitGroup // goroutines that read values that blocks wait for
+	readers  sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals boundedLog
 }
 
@@ -29,11 +29,11 @@ type merger struct {
 const (
 	maxGroupBlocks = 256     // in one commit
 	maxGroupSize   = 8 << 20 // in one commit, as footprint counts bytes
-	maxParked      = 64      // blocks that wait for values
+	maxValued      = 64      // blocks that have values, or wait for them
 )
 
 func (m *merger) run() {
-	defer m.parked.Wait()
+	defer m.readers.Wait()
 	for m.ctx.Err() == nil {
 		select {
 		case a := <-m.lanes.small.queue:
@@ -145,7 +145,7 @@ func (m *merger) mergeLater(a *arrival, missing missingValues) {
 		m.walker.fail(a.job, err)
 		return
 	}
-	m.parked.Go(func() { m.readValues(a.job, missing, known) })
+	m.readers.Go(func() { m.readValues(a.job, missing, known) })
 }
 
 // mergePart commits the tombstones of those keys of a block whose values have been

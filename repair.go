@@ -178,16 +178,16 @@ type missed struct {
 // findMissed returns the missed blocks below the heads.
 func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []error) {
 	heads, _ := r.frontier.get()
-	blocks, err := r.known(ctx)
+	stages, err := r.known(ctx)
 	if err != nil {
 		return nil, []error{err}
 	}
-	t, above := &traversal{blocks: blocks}, make(map[blockID][]blockID)
+	t, above := &traversal{stages: stages}, make(map[blockID][]blockID)
 	err = r.blocks.traverse(ctx, heads.ids(), t, func(id blockID, b *block, err error) error {
 		switch {
 		case err == nil && b.delta == nil: // known
 			for _, link := range b.links {
-				if t.blocks[link]&known == 0 {
+				if t.stages[link]&known == 0 {
 					above[link] = append(above[link], id)
 				}
 			}
@@ -195,7 +195,7 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 			found = append(found, &missed{link: t.link(id), height: b.delta.priority})
 		case !isFinal(err):
 			errs = append(errs, err)
-		case t.blocks[id]&known != 0: // the old module let more pass
+		case t.stages[id]&known != 0: // the old module let more pass
 			r.log.Warnf("repair does not go below %s", err)
 		default:
 			found = append(found, &missed{link: t.link(id)})

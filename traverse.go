@@ -12,7 +12,7 @@ import (
 // belong to the goroutine that runs it.
 type traversal struct {
 	// What the caller may set:
-	blocks map[blockID]stage                            // all that it has come across
+	stages map[blockID]stage                            // all that it has come across
 	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
 	alone  bool                                         // blocks below are left alone
 
@@ -53,16 +53,16 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 	getter, end := s.session(ctx)
 	defer end()
 
-	blocks, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
-	defer close(blocks)
-	if t.blocks == nil {
-		t.blocks = make(map[blockID]stage)
+	requests, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
+	defer close(requests)
+	if t.stages == nil {
+		t.stages = make(map[blockID]stage)
 	}
 	for range fetchesPerWorker {
 		workers.Go(func() {
 			limit := requestLimit{parent: ctx, timeout: s.timeout}
 			defer limit.end()
-			for r := range blocks {
+			for r := range requests {
 				b, err := s.read(&limit, getter, r)
 				results <- traversed{r.link.id, b, err}
 			}
@@ -73,7 +73,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 	}
 	for t.running+len(t.todo) > 0 {
 		for t.running < fetchesPerWorker && len(t.todo) > 0 {
-			blocks <- t.next()
+			requests <- t.next()
 		}
 		r := <-results
 		t.running--
@@ -109,7 +109,7 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 
 func (t *traversal) add(ctx context.Context, ids []blockID) error {
 	for _, id := range ids {
-		if t.blocks[id]&begun != 0 {
+		if t.stages[id]&begun != 0 {
 			continue
 		}
 		if t.enter != nil {
@@ -119,7 +119,7 @@ func (t *traversal) add(ctx context.Context, ids []blockID) error {
 				continue
 			}
 		}
-		t.blocks[id] |= begun
+		t.stages[id] |= begun
 		t.todo = append(t.todo, id)
 	}
 	return nil
@@ -128,7 +128,7 @@ func (t *traversal) add(ctx context.Context, ids []blockID) error {
 // learn notes which blocks are to be asked for by CIDs of version 0.
 func (t *traversal) learn(v0 map[blockID]bool) {
 	for id := range v0 {
-		if t.blocks[id]&begun != 0 {
+		if t.stages[id]&begun != 0 {
 			continue // another block has linked to it
 		}
 		if t.v0 == nil {
@@ -145,7 +145,7 @@ func (t *traversal) next() toRead {
 	id := t.todo[0]
 	t.todo = t.todo[1:]
 	t.running++
-	return toRead{t.link(id), t.blocks[id]&known != 0}
+	return toRead{t.link(id), t.stages[id]&known != 0}
 }
 
 // A requestLimit limits requests that one goroutine makes one after the other.

@@ -73,7 +73,7 @@ func TestValuesAreReadWithinBounds(t *testing.T) {
 	waitFor(t, "as many readers as there may be", func() bool {
 		r.walker.mu.Lock()
 		defer r.walker.mu.Unlock()
-		return r.walker.valued == maxParked
+		return r.walker.valued == maxValued
 	})
 	for range 1000 {
 		runtime.Gosched() // those who can have begun to decode by now
@@ -114,7 +114,7 @@ func TestFewBlocksHoldValues(t *testing.T) {
 		for range 60 {
 			time.Sleep(time.Second)
 			synctest.Wait()
-			if n := r.haveValues(); n > maxParked {
+			if n := r.haveValues(); n > maxValued {
 				t.Fatalf("%d blocks hold values of 1 MiB each", n)
 			}
 		}

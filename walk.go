@@ -432,7 +432,7 @@ func (w *walker) hasRow(j *job) {
 func (w *walker) reserveValues(j *job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !j.valued && w.valued < maxParked {
+	if !j.valued && w.valued < maxValued {
 		j.valued = true
 		w.valued++
 	}
