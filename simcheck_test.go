@@ -169,7 +169,7 @@ func (r *simReplica) goroutines() int {
 func goroutinesInBubble() int {
 	buf := make([]byte, 64<<10)
 	head, _, _ := bytes.Cut(buf[:runtime.Stack(buf, false)], []byte("\n"))
-	bubble := head[bytes.Index(head, []byte("synctest bubble")):]
+	bubble := slices.Clone(head[bytes.Index(head, []byte("synctest bubble")):]) // buf is written again
 	for {
 		if n := runtime.Stack(buf, true); n < len(buf) {
 			return bytes.Count(buf[:n], bubble)
