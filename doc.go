@@ -284,13 +284,15 @@
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
 //     values and those of one key more, all that an older block holds at a time. A
 //     block that uncovers more is merged in parts. One block is decoded for its
-//     values at a time (merge.go, values.go).
+//     values at a time (merge.go, values.go). Two things have no limit: the values of
+//     one key that have the same priority, as all of them are compared, and what
+//     a block uncovers that Repair merges.
 //   - Up to 4,096 changes, or 32 MiB of them, wait to be told to the hooks. Beyond that
 //     merges wait for the hooks, and so does every write once it is committed; the
 //     last one of each goroutine comes on top (hooks.go).
 //
-// So a replica needs some 400 MiB at most while it is under attack, and next to
-// nothing when it is idle. The frontier has no limit: each head and each root
+// But for these two, a replica needs some 400 MiB at most while it is under attack,
+// and next to nothing when it is idle. The frontier has no limit: each head and each root
 // takes some 0.2 KiB, and every commit looks through them, 0.1 ms for each
 // thousand. Heads go when something is written on them; roots stay. Repair,
 // Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG holds those
