@@ -104,7 +104,6 @@ type loser struct {
 	version      // priority 0: not known
 	known   bool // the value is known
 	keep    bool // the value is to be stored
-	stored  bool // it was read from the store
 }
 
 // A stored loser is empty when nothing is known, and otherwise
@@ -125,7 +124,7 @@ func (l *loser) encode() []byte {
 }
 
 func decodeLoser(id blockID, b []byte) (*loser, error) {
-	l := &loser{version: version{id: id}, stored: true}
+	l := &loser{version: version{id: id}}
 	if len(b) == 0 {
 		return l, nil
 	}

@@ -461,7 +461,7 @@ func (k *keyChange) crown(candidates []*loser) {
 	if best != nil {
 		k.win, k.blockless = &best.version, best.keep
 		delete(k.losers, best.id)
-		if best.stored {
+		if k.losersStored { // it may be there, or a lesser claim of the same version
 			k.setLoser(best.id, nil)
 		}
 	}
