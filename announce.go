@@ -134,7 +134,7 @@ func (a *announcer) poke() {
 // leave it out. That may be hours away: what is a head no more is dropped before.
 func (a *announcer) sawHead(id blockID) {
 	heads, _ := a.frontier.get()
-	if heads[id].Height == 0 {
+	if _, ok := heads[id]; !ok {
 		return
 	}
 	a.mu.Lock()

@@ -331,11 +331,13 @@ func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*
 	if err != nil {
 		return nil, err
 	}
-	clear := ch.clear
+	clear, least := ch.clear, uint64(0)
 	if ch.put && k.win != nil {
 		// A write must win over what it replaces, even if that came from
 		// another DAG or claims a height beyond all others.
-		clear = clear || k.win.priority == maxPriority
+		if !clear && k.win.priority >= maxPriority {
+			clear, least = true, maxPriority
+		}
 		p.priority = max(p.priority, k.nextPriority())
 	}
 	if ch.put {
@@ -344,7 +346,7 @@ func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*
 	if !clear || k.win == nil {
 		return nil, nil
 	}
-	ids, err := c.set.live(ctx, ch.key)
+	ids, err := c.set.live(ctx, ch.key, least)
 	if err != nil {
 		return nil, err
 	}
@@ -383,13 +385,14 @@ func (p *packer) makeRoom(size int) {
 }
 
 func (p *packer) deltas() []Delta {
-	deltas := make([]Delta, len(p.full))
+	deltas, priority := make([]Delta, len(p.full)), p.priority
 	for i, d := range p.full {
 		deltas[i] = p.newDelta()
 		deltas[i].SetElements(d.Elements)
 		slices.SortFunc(d.Tombstones, byKeyAndID) // where old peers have them
 		deltas[i].SetTombstones(d.Tombstones)
-		deltas[i].SetPriority(min(p.priority+uint64(i), maxPriority))
+		deltas[i].SetPriority(priority)
+		priority = above(priority)
 	}
 	return deltas
 }
@@ -425,7 +428,8 @@ func (c *commit) links(dagName string) []blockID {
 
 // build makes a delta a block that is not known yet. A tag sees to that. A delta
 // without one may make a block that was merged before, where a DAG starts again
-// after a purge or on a head that a user put back: then it gets another priority.
+// after a purge or on a head that a user put back: then it gets another priority,
+// and fails if it has the greatest already.
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	tagged := c.blocks.tag(d)
 	for {

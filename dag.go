@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 
 	ds "github.com/ipfs/go-datastore"
@@ -16,6 +17,9 @@ type wanted struct {
 	height uint64 // it is at most this high
 	v0     bool   // it is linked by a CID of version 0
 }
+
+// anyHeight is the height of a wanted block of which nothing is known.
+const anyHeight = math.MaxUint64
 
 // A dagChange is what one commit does to the shape of the DAGs: which blocks
 // are merged and which of them are complete, who waits for whom, and the
@@ -135,8 +139,7 @@ func (c *dagChange) takeLinks(ctx context.Context, id blockID, m *mark) ([]block
 // height is the height of the next block of a DAG: above every head, and above
 // what is still being fetched, so that it wins over that as well.
 func (c *dagChange) height(dagName string) uint64 {
-	h := max(c.purge.shown(c.heads.now).maxHeight(dagName), c.purge.shown(c.roots.now).maxHeight(dagName))
-	return min(h+1, maxPriority)
+	return above(max(c.purge.shown(c.heads.now).maxHeight(dagName), c.purge.shown(c.roots.now).maxHeight(dagName)))
 }
 
 // merge puts a block in its place: a head when all below it is complete, a
@@ -191,7 +194,7 @@ func (b *block) heightBelow(link int) uint64 {
 	if skip := link - (len(b.links) - b.skips); skip >= 0 {
 		return h - min(h, 1<<min(minSkip+skip, 63)) // a hostile block has any number of them
 	}
-	return h - 1
+	return h - min(h, 1)
 }
 
 func (c *dagChange) want(w wanted) {
@@ -326,7 +329,7 @@ func (c *dagChange) spread(ctx context.Context) error {
 			return err
 		}
 		if !all {
-			w := wanted{id: id, parent: c.news[0], height: maxPriority}
+			w := wanted{id: id, parent: c.news[0], height: anyHeight}
 			c.setQueued(id, &w)
 			c.wants = append(c.wants, w)
 		}

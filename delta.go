@@ -26,7 +26,7 @@ type Delta interface {
 	// key and the id of the block that introduced it.
 	GetTombstones() ([]*pb.Element, error)
 	// GetPriority returns the height of the delta's block in its DAG: from 1
-	// to MaxInt64.
+	// to MaxInt64 if it is made here, and anything in a block of a peer.
 	GetPriority() uint64
 	// SetElements and SetTombstones are also called when keys had to be
 	// cleaned, or elements left out, with what remains.
@@ -48,8 +48,13 @@ type Delta interface {
 	Marshal() ([]byte, error)
 }
 
-// maxPriority is the greatest height a block may have.
+// maxPriority is the greatest priority that a block is given here. Peers may give
+// any: old ones add 1 to whatever a head claims, and were this to be refused, one
+// block of the greatest priority would strand all that they write.
 const maxPriority = math.MaxInt64
+
+// above returns the next greater priority, as far as blocks are given it here.
+func above(priority uint64) uint64 { return min(priority, maxPriority-1) + 1 }
 
 // pbDelta is the Delta on the wire.
 type pbDelta struct{ msg pb.Delta }
@@ -146,9 +151,6 @@ func takeApart(d Delta) (*deltaContent, error) {
 	c, err := contentOf(d)
 	if err != nil {
 		return nil, err
-	}
-	if c.priority == 0 || c.priority > maxPriority {
-		return nil, fmt.Errorf("priority %d is not between 1 and %d", c.priority, uint64(maxPriority))
 	}
 	return c, checkDAGName(c.dag)
 }

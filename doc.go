@@ -35,7 +35,8 @@
 //     compared as bytes. The other live versions are losers.
 //   - A priority is the number in a delta that decides so. It is also the
 //     height of the block: writers make it greater than that of every block
-//     below. Readers take it as it is.
+//     below, but no greater than MaxInt64. Readers take it as it is: old peers
+//     may go on to the end, and from there to 0.
 //   - A record is what the store holds for a key with live versions: the
 //     winner, and whether there may be losers.
 //   - A mark is what the store holds for a block: complete (merged, and so is
@@ -178,7 +179,8 @@
 //	             older format with several live versions and not resolved yet:
 //	             the winner is among the losers too, and its id is not known;
 //	             8 the winner's block may not be here, as that of a claim: if the
-//	             winner loses, its value is kept
+//	             winner loses, its value is kept; 16 all losers are known to be
+//	             of a priority below MaxInt64
 //	bytes 1-8    the winner's priority, big endian
 //	bytes 9-40   the winner's block: the bare SHA2-256 digest
 //	bytes 41-    the value
@@ -239,7 +241,8 @@
 //  4. Put and Delete are linearizable on one replica. A read sees every write
 //     that returned before it.
 //  5. A Put reads the record of its key and no other version, however often
-//     the key was written before and whatever keys there are below it. A Delete
+//     the key was written before and whatever keys there are below it, but for
+//     a Put that must tombstone losers as well as the winner. A Delete
 //     reads the losers of its key too, and costs one tombstone for each live
 //     version. Tombstones too many for one block go out in several blocks of
 //     one commit, the losers' in the last ones: readers who come from the top
@@ -314,8 +317,9 @@
 //   - A refusal is for good: the mark outlives a restart and a change of
 //     options. So replicas must agree on Options.MaxBlockSize, and on
 //     MerkleCRDTOptions.DeltaFactory, before the first delta that needs it.
-//   - Whoever can announce can write, and can claim any priority up to MaxInt64.
-//     A Put here still wins over such a version: it tombstones it.
+//   - Whoever can announce can write, and can claim any priority.
+//     A Put here still wins over such a version: it tombstones what it cannot
+//     outrank.
 //   - Repair, Traverse, PurgeDAG, PrintDAG and DotDAG keep the CIDs of all
 //     blocks they visit in memory, and PurgeDAG their links. It reads all other
 //     DAGs as well if versions of the purged one had been removed.

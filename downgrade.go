@@ -118,7 +118,7 @@ func (m *migration) restoreVersions(ctx context.Context) error {
 // its batches New finds both in the store, and merges them.
 func (m *migration) restoreKey(ctx context.Context, key string, r *record) error {
 	m.putValue(ds.RawKey(m.store.keys.oldValues+key+"/v"), r.value)
-	m.put(ds.RawKey(m.store.keys.oldValues+key+"/p"), binary.AppendUvarint(nil, max(r.priority, r.priority+1)))
+	m.put(ds.RawKey(m.store.keys.oldValues+key+"/p"), binary.AppendUvarint(nil, r.priority+1))
 	if r.losers {
 		if err := m.restoreLosers(ctx, key); err != nil {
 			return err

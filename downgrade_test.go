@@ -71,7 +71,7 @@ func gappyStore(t *testing.T) *oldStore {
 	liar.lose(missing)
 	above := r.offer(liar, &pb.Delta{Priority: 2, Elements: oneElement("/above a gap")}, missing)
 	r.awaitMerged(above)
-	refused := r.offer(liar, &pb.Delta{Priority: 0, Elements: oneElement("/refused")})
+	refused := r.offer(liar, &pb.Delta{DagName: "..", Elements: oneElement("/refused")})
 	waitFor(t, "a refusal", func() bool { return r.state(refused) == markState(3) })
 	return r.capture("gappy")
 }

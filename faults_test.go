@@ -453,7 +453,7 @@ func TestPendingBlockUnderAStrandedOneStaysUnderARoot(t *testing.T) {
 	net := newTestNet()
 	r := net.newReplica(t)
 	liar := net.node()
-	bad := liar.forge(t, marshalDelta(t, &pb.Delta{Elements: oneElement("/k")})) // no priority
+	bad := liar.forge(t, marshalDelta(t, &pb.Delta{DagName: "..", Elements: oneElement("/k")}))
 	waits := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 50, Elements: oneElement("/k")}), unavailable(0))
 	top := r.offer(liar, &pb.Delta{Priority: 51, Elements: oneElement("/k")}, waits, bad)
 	waitFor(t, "the top to be stranded", func() bool { return r.state(top) == stranded })

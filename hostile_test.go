@@ -264,7 +264,7 @@ func checkMergedBlocks(t *testing.T, r *replica) {
 			t.Errorf("block %s was merged and is none: %v", id.Cid(), err)
 			continue
 		}
-		checkPlace(t, &deltaContent{priority: d.GetPriority(), dag: d.GetDagName()})
+		checkDAG(t, d.GetDagName())
 	}
 }
 

@@ -291,10 +291,26 @@ func (c *storeCheck) checkPairs() {
 			c.t.Errorf("record %s: %s", e.Key, err)
 			continue
 		}
-		got[e.Key[len(c.r.Datastore.store.keys.records):]] = string(rec.value)
+		key := e.Key[len(c.r.Datastore.store.keys.records):]
+		got[key] = string(rec.value)
+		checkLow(c.t, c.r.Datastore.store, key, rec)
 	}
 	if want := model.pairs(); !maps.Equal(got, want) {
 		c.t.Errorf("the store holds %d records that differ from the %d pairs that its blocks amount to\nhas  %.500s\nwant %.500s", len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
+	}
+}
+
+// checkLow holds what a record says of its losers against their rows.
+func checkLow(t *testing.T, store *rowStore, key string, r *record) {
+	t.Helper()
+	for e, err := range store.rowsOf(ctx, store.keys.losersOf(key), 1, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, id, _ := splitID(e.Key)
+		if l, err := decodeLoser(id, e.Value); err != nil || r.low && (l.unranked || l.priority >= maxPriority) {
+			t.Errorf("the record of %s says that all losers are low, and one is %+v: %v", key, l, err)
+		}
 	}
 }
 

@@ -348,7 +348,6 @@ func linksToNothing(l *liar, rng *rand.Rand) {
 
 func linksToRefused(l *liar, rng *rand.Rand) {
 	bad := []cid.Cid{
-		l.block(&pb.Delta{Priority: 0, Elements: l.unlike()}),
 		l.block(&pb.Delta{Priority: 1, DagName: "..", Elements: l.unlike()}),
 		l.forge(randomBytes(rng, 100)),
 	}

@@ -25,7 +25,7 @@ func TestMalformedMarksAndLosersAreErrors(t *testing.T) {
 			t.Errorf("the mark %s is %+v: %v", name, m, err)
 		}
 	}
-	for _, row := range [][]byte{{0}, make([]byte, loserHeader), append([]byte{1}, make([]byte, loserHeader)...), append([]byte{2}, testIDs(1)...)} {
+	for _, row := range [][]byte{{0}, make([]byte, loserHeader-1), append(make([]byte, loserHeader), 1), append([]byte{2}, testIDs(1)...)} {
 		if l, err := decodeLoser(testID(1), row); !errors.Is(err, errBadRecord) {
 			t.Errorf("the loser %x is %+v: %v", row, l, err)
 		}

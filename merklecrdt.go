@@ -56,9 +56,10 @@ func NewMerkleCRDT(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGServi
 
 // Publish makes a delta a block on top of the heads of its DAG, merges it and
 // announces it. It sets the delta's priority, above the heads of the DAG and
-// above the values that its keys have, and returns the new head. Where a value
-// has the greatest priority already, the delta gets it too, and the greater
-// value wins; unless the delta removes the old versions, which Set().Rmv finds.
+// above the values that its keys have, and returns the new head. But it gets
+// MaxInt64 at most: where a value has that priority already, the greater value
+// wins, and where it has more, the old one does; unless the delta removes the old
+// versions, which Set().Rmv finds.
 // The delta may be empty: then the block only joins the heads. It fails with
 // ErrInvalidBlock for a delta that no peer would accept, and with ErrTooLarge.
 func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
@@ -198,7 +199,7 @@ func (s setView) Rmv(ctx context.Context, key string) (Delta, error) {
 	}
 	defer s.d.leave()
 	key = ds.NewKey(key).String()
-	ids, err := newSetChange(s.d.store, false, false).live(ctx, key)
+	ids, err := newSetChange(s.d.store, false, false).live(ctx, key, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -208,7 +208,7 @@ func (m *migration) furtherVersion(ctx context.Context, key string, id blockID, 
 		if err := m.lose(ctx, key, r.id, kept); err != nil {
 			return err
 		}
-		r.id, r.losers, r.unresolved, r.blockless = blockID{}, true, true, false
+		r.id, r.losers, r.low, r.unresolved, r.blockless = blockID{}, true, false, true, false
 	}
 	if m.mixed {
 		if err := m.contest(ctx, key, id, r); err != nil {
@@ -240,10 +240,10 @@ func (m *migration) oldRecord(ctx context.Context, key string, id blockID) (*rec
 	if err != nil {
 		return nil, err
 	}
-	if priority, n := binary.Uvarint(p); found && foundP && n > 0 && priority > 0 {
-		return &record{version: version{id: id, priority: priority - 1, value: value}}, nil
+	if next, n := binary.Uvarint(p); found && foundP && n > 0 {
+		return &record{version: version{id: id, priority: next - 1, value: value}}, nil // of 0: MaxUint64
 	}
-	b, err := m.blocks.get(ctx, m.blocks.dag, link{id: id})
+	b, err := m.blocks.getMerged(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("%s has no value: %w", key, err)
 	}
@@ -276,7 +276,7 @@ func (m *migration) elect(ctx context.Context, key string) error {
 		return err
 	}
 	if !k.unresolved {
-		k.setLoser(k.win.id, &loser{version: version{id: k.win.id}})
+		k.setLoser(k.win.id, &loser{version: version{id: k.win.id}, unranked: true})
 	}
 	k.win, k.open, k.unresolved = nil, true, false
 	return m.settle(ctx, c)
@@ -381,7 +381,7 @@ func (m *migration) readAgain(ctx context.Context, claim ds.Key, id blockID) err
 		return err
 	}
 	k.remove(id)
-	k.setLoser(id, &loser{version: version{id: id}})
+	k.setLoser(id, &loser{version: version{id: id}, unranked: true})
 	if err := m.settle(ctx, c); err != nil {
 		return err
 	}
@@ -401,8 +401,8 @@ func (m *migration) mendHeads(ctx context.Context) error {
 	defer cancel()
 	for id, v := range heads {
 		mended := v
-		if b, err := m.blocks.get(limited, m.blocks.dag, link{id: id}); err == nil {
-			mended = HeadValue{Height: max(v.Height, b.delta.priority), DAGName: b.delta.dag}
+		if b, err := m.blocks.getMerged(limited, id); err == nil {
+			mended = v.mended(b.delta)
 		} else {
 			m.log.Warnf("head %s cannot be read, its height is taken to be %d: %s", id.Cid(), v.Height, err)
 		}
@@ -417,6 +417,16 @@ func (m *migration) mendHeads(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// mended is what a head should be by its block. One of a DAG whose name cannot be
+// stays where it is.
+func (v HeadValue) mended(d *deltaContent) HeadValue {
+	v.Height = max(v.Height, d.priority)
+	if checkDAGName(d.dag) == nil {
+		v.DAGName = d.dag
+	}
+	return v
 }
 
 // checkShutdown marks the datastore dirty when it was not closed: the old

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -419,10 +420,7 @@ func (m modelSet) live(key string) []version {
 		}
 	}
 	slices.SortFunc(live, func(a, b version) int {
-		if a.priority != b.priority {
-			return int(b.priority) - int(a.priority)
-		}
-		return strings.Compare(string(b.value), string(a.value))
+		return cmp.Or(cmp.Compare(b.priority, a.priority), strings.Compare(string(b.value), string(a.value)))
 	})
 	return live
 }
@@ -445,6 +443,38 @@ func (r *replica) fromPeer(tombstones []*pb.Element) *block {
 		return merged
 	})
 	return b
+}
+
+// The old module took blocks that break rules of ours. What they say counts, as far as
+// it can.
+func TestOldHeadsMayBreakRules(t *testing.T) {
+	for name, c := range map[string]struct {
+		delta *pb.Delta
+		want  HeadValue
+	}{
+		"too large": {&pb.Delta{Priority: 7, DagName: "dag", Elements: []*pb.Element{{Key: "/k", Value: make([]byte, 3<<20)}}}, HeadValue{7, "dag"}},
+		"DAG name":  {&pb.Delta{Priority: 7, DagName: "a/b", Elements: []*pb.Element{{Key: "/k", Value: []byte("v")}}}, HeadValue{7, ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := newTestNet().node()
+			head := node.forge(t, marshalDelta(t, c.delta))
+			block := blockID(head.Hash()[2:]).dsKey()
+			o := &oldStore{Rows: []oldRow{ // the module was killed before it wrote the value
+				{"/crdt_version", []byte{2}}, {"/h" + block, []byte{1}}, {"/b" + block, nil}, {"/s/s/k" + block, nil},
+			}}
+			r := &replica{t: t, store: newAtomicStore(), node: node, opts: testOptions()}
+			silent(r.opts)
+			o.fill(t, r.store, testNamespace)
+			r.open()
+			defer r.Close()
+			if got, _ := r.Heads().Get(ctx, head); got.HeadValue != c.want {
+				t.Errorf("the head is %v, want %v", got.HeadValue, c.want)
+			}
+			if got, want := r.get("/k"), string(c.delta.Elements[0].Value); got != want {
+				t.Errorf("a value of %d bytes, want %d", len(got), len(want))
+			}
+		})
+	}
 }
 
 func TestLocalPutWinsOverUnresolvedOldVersions(t *testing.T) {

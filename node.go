@@ -83,6 +83,9 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	if content.snapshot {
 		return nil, fmt.Errorf("%w: snapshots are read alone, not written", ErrInvalidBlock)
 	}
+	if content.priority == 0 || content.priority > maxPriority {
+		return nil, fmt.Errorf("%w: priority %d is not between 1 and %d", ErrInvalidBlock, content.priority, uint64(maxPriority))
+	}
 	data, err := d.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("%w: marshalling a delta: %w", ErrInvalidBlock, err)
@@ -338,6 +341,15 @@ func (s *blockStore) decodeMerged(id blockID, raw []byte) (*block, error) {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}
 	return b, nil
+}
+
+// getMerged fetches a block that has been merged, and reads its delta.
+func (s *blockStore) getMerged(ctx context.Context, id blockID) (*block, error) {
+	raw, err := s.fetch(ctx, s.dag, link{id: id})
+	if err != nil {
+		return nil, err
+	}
+	return s.decodeMerged(id, raw)
 }
 
 func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {

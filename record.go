@@ -33,6 +33,8 @@ type record struct {
 	version
 	// losers is set while rows of losing versions may exist.
 	losers bool
+	// low is set when all of these are known to be below maxPriority.
+	low bool
 	// unresolved marks a record that was migrated from an older format with
 	// several live versions: id is not known, and the winner's version is
 	// among the losers as well.
@@ -53,7 +55,8 @@ const (
 	flagLosers     = 1 << 1
 	flagUnresolved = 1 << 2
 	flagBlockless  = 1 << 3
-	knownFlags     = flagRecord | flagLosers | flagUnresolved | flagBlockless
+	flagLow        = 1 << 4
+	knownFlags     = flagRecord | flagLosers | flagUnresolved | flagBlockless | flagLow
 )
 
 var errBadRecord = errors.New("crdt: the store holds a malformed record")
@@ -69,6 +72,9 @@ func (r *record) encode() []byte {
 	}
 	if r.blockless {
 		b[0] |= flagBlockless
+	}
+	if r.low {
+		b[0] |= flagLow
 	}
 	binary.BigEndian.PutUint64(b[1:], r.priority)
 	copy(b[9:], r.id[:])
@@ -86,6 +92,7 @@ func decodeRecord(b []byte) (*record, error) {
 		losers:     b[0]&flagLosers != 0,
 		unresolved: b[0]&flagUnresolved != 0,
 		blockless:  b[0]&flagBlockless != 0,
+		low:        b[0]&flagLow != 0,
 	}, nil
 }
 
@@ -101,10 +108,14 @@ func recordValue(b []byte) ([]byte, error) {
 // value, so the store keeps the priority alone, and the value too if the block
 // may not be here. Of a migrated loser not even the priority is known.
 type loser struct {
-	version      // priority 0: not known
-	known   bool // the value is known
-	keep    bool // the value is to be stored
+	version
+	unranked bool // the priority is not known, nor is the value
+	known    bool // the value is known
+	keep     bool // the value is to be stored
 }
+
+// mayHave tells whether a loser has some priority at least, as far as is known.
+func (l *loser) mayHave(least uint64) bool { return l.unranked || l.priority >= least }
 
 // A stored loser is empty when nothing is known, and otherwise
 //
@@ -112,7 +123,7 @@ type loser struct {
 const loserHeader = 1 + 8
 
 func (l *loser) encode() []byte {
-	if l.priority == 0 {
+	if l.unranked {
 		return []byte{}
 	}
 	b := binary.BigEndian.AppendUint64(make([]byte, 1, loserHeader+len(l.value)), l.priority)
@@ -124,16 +135,14 @@ func (l *loser) encode() []byte {
 }
 
 func decodeLoser(id blockID, b []byte) (*loser, error) {
-	l := &loser{version: version{id: id}}
-	if len(b) == 0 {
+	l := &loser{version: version{id: id}, unranked: len(b) == 0}
+	if l.unranked {
 		return l, nil
 	}
 	if len(b) < loserHeader || b[0] > 1 || (b[0] == 0 && len(b) > loserHeader) {
 		return nil, fmt.Errorf("%w of a losing version, %d bytes", errBadRecord, len(b))
 	}
-	if l.priority = binary.BigEndian.Uint64(b[1:]); l.priority == 0 {
-		return nil, fmt.Errorf("%w of a losing version, without a priority", errBadRecord)
-	}
+	l.priority = binary.BigEndian.Uint64(b[1:])
 	if b[0] == 1 {
 		l.value, l.known, l.keep = b[loserHeader:len(b):len(b)], true, true
 	}
@@ -142,7 +151,7 @@ func decodeLoser(id blockID, b []byte) (*loser, error) {
 
 // same tells whether two records would be stored alike.
 func (r *record) same(o *record) bool {
-	return r.id == o.id && r.losers == o.losers && r.unresolved == o.unresolved && r.blockless == o.blockless && sameValue(&r.version, &o.version)
+	return r.id == o.id && r.losers == o.losers && r.low == o.low && r.unresolved == o.unresolved && r.blockless == o.blockless && sameValue(&r.version, &o.version)
 }
 
 func sameValue(v, w *version) bool {

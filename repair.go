@@ -171,7 +171,7 @@ func (r *repairer) repair(ctx context.Context) error {
 // been merged.
 type missed struct {
 	link   link
-	height uint64    // 0: it breaks a rule
+	height uint64    // 0 if it breaks a rule
 	above  []blockID // merged blocks that link to it
 }
 
@@ -251,7 +251,7 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 // one, which then must not become a head. What cannot be read is taken for one.
 func (r *repairer) covered(ctx context.Context, m *missed, dagName string) bool {
 	return slices.ContainsFunc(m.above, func(id blockID) bool {
-		b, err := r.blocks.get(ctx, r.blocks.dag, link{id: id})
+		b, err := r.blocks.getMerged(ctx, id)
 		return err != nil || b.delta.dag == dagName
 	})
 }

@@ -208,7 +208,7 @@ func (c *setChange) loadAhead(ctx context.Context, keys []string) error {
 
 // loadKey reads the record of a key.
 func (s *rowStore) loadKey(ctx context.Context, key string) (*keyChange, error) {
-	k := &keyChange{key: key}
+	k := &keyChange{key: key, low: true}
 	b, found, err := s.get(ctx, s.keys.record(key))
 	if err == nil && found {
 		k.before, err = decodeRecord(b)
@@ -218,18 +218,19 @@ func (s *rowStore) loadKey(ctx context.Context, key string) (*keyChange, error) 
 	}
 	if k.before != nil {
 		k.win, k.unresolved, k.losersStored = &k.before.version, k.before.unresolved, k.before.losers
-		k.blockless = k.before.blockless
+		k.blockless, k.low = k.before.blockless, k.before.low || !k.before.losers
 	}
 	return k, nil
 }
 
-// live returns the live versions of a key: the losers, then the winner.
-func (c *setChange) live(ctx context.Context, key string) ([]blockID, error) {
+// live returns the live versions of a key that have some priority at least, or may
+// have: the losers, then the winner.
+func (c *setChange) live(ctx context.Context, key string, least uint64) ([]blockID, error) {
 	k, err := c.load(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	losers, err := c.losers(ctx, k)
+	losers, err := c.losers(ctx, k, least)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +238,7 @@ func (c *setChange) live(ctx context.Context, key string) ([]blockID, error) {
 	for _, l := range losers {
 		ids = append(ids, l.id)
 	}
-	if k.win != nil && !k.unresolved {
+	if k.win != nil && !k.unresolved && k.win.priority >= least {
 		ids = append(ids, k.win.id)
 	}
 	if k.win != nil && len(ids) == 0 {
@@ -258,10 +259,10 @@ func (c *setChange) isLive(ctx context.Context, k *keyChange, id blockID) (bool,
 }
 
 // losers returns the losing versions of a key as they are in this commit, in
-// the order of their ids.
-func (c *setChange) losers(ctx context.Context, k *keyChange) ([]*loser, error) {
+// the order of their ids: those that have some priority at least, or may have.
+func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*loser, error) {
 	var all []*loser
-	if k.losersStored {
+	if k.losersStored && !(k.lowStored() && least >= maxPriority) {
 		for e, err := range c.store.rowsOf(ctx, c.store.keys.losersOf(k.key), 1, false) {
 			if err != nil {
 				return nil, err
@@ -282,6 +283,7 @@ func (c *setChange) losers(ctx context.Context, k *keyChange) ([]*loser, error) 
 			all = append(all, l)
 		}
 	}
+	all = slices.DeleteFunc(all, func(l *loser) bool { return !l.mayHave(least) })
 	slices.SortFunc(all, func(a, b *loser) int { return slices.Compare(a.id[:], b.id[:]) })
 	return all, nil
 }
@@ -303,9 +305,15 @@ func (c *setChange) settle(ctx context.Context) (missing []versionName, err erro
 	return missing, nil
 }
 
-// elect makes the best loser of a key its winner.
+// elect makes the best loser of a key its winner. If a new one has reached
+// maxPriority, it does not look at those that have not: a Put that had to remove the
+// winner must not cost more with each Put before it.
 func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionName, err error) {
-	candidates, err := c.losers(ctx, k)
+	least := uint64(0)
+	if k.reachesTop() {
+		least = maxPriority
+	}
+	candidates, err := c.losers(ctx, k, least)
 	if err != nil {
 		return nil, err
 	}
@@ -318,6 +326,7 @@ func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionN
 	if len(missing) > 0 {
 		return missing, nil
 	}
+	k.noneLeft = least == 0 && len(candidates) <= 1
 	k.crown(candidates)
 	return nil, nil
 }
@@ -333,7 +342,7 @@ func (c *setChange) complete(k *keyChange, l *loser) bool {
 		k.setLoser(l.id, nil)
 		return false
 	}
-	l.priority, l.value, l.known = f.priority, f.value, true
+	l.priority, l.value, l.known, l.unranked = f.priority, f.value, true, false
 	k.setLoser(l.id, l)
 	return true
 }
@@ -344,9 +353,9 @@ func contenders(losers []*loser) []*loser {
 	var top []*loser
 	for _, l := range losers {
 		switch {
-		case len(top) == 0 || l.priority == top[0].priority:
+		case len(top) == 0 || l.unranked == top[0].unranked && l.priority == top[0].priority:
 			top = append(top, l)
-		case top[0].priority != 0 && (l.priority == 0 || l.priority > top[0].priority):
+		case !top[0].unranked && (l.unranked || l.priority > top[0].priority):
 			top = append(top[:0:0], l)
 		}
 	}
@@ -387,6 +396,7 @@ type keyChange struct {
 	blockless    bool     // likewise
 	losersStored bool     // rows of losers may be in the store
 	noneLeft     bool     // but it is known that none will be left
+	low          bool     // as in record, of all losers there are now
 	displaced    bool     // the version in before was removed, not just beaten
 
 	losers map[blockID]*loser // changes to the losers; nil: removed
@@ -397,6 +407,20 @@ func (k *keyChange) setLoser(id blockID, l *loser) {
 		k.losers = make(map[blockID]*loser)
 	}
 	k.losers[id] = l
+	k.low = k.low && (l == nil || !l.mayHave(maxPriority))
+}
+
+// lowStored tells whether the losers in the store are all below maxPriority.
+func (k *keyChange) lowStored() bool { return k.before != nil && k.before.low }
+
+// reachesTop tells whether one of the commit is not.
+func (k *keyChange) reachesTop() bool {
+	for _, l := range k.losers {
+		if l != nil && l.known && l.priority >= maxPriority {
+			return true
+		}
+	}
+	return false
 }
 
 // wonBy tells whether the winner is known to be the version of block id.
@@ -407,7 +431,7 @@ func (k *keyChange) nextPriority() uint64 {
 	if k.win == nil {
 		return 1
 	}
-	return min(k.win.priority, maxPriority-1) + 1
+	return above(k.win.priority)
 }
 
 func (k *keyChange) lose(v version) {
@@ -457,7 +481,7 @@ func (k *keyChange) crown(candidates []*loser) {
 			best = l
 		}
 	}
-	k.noneLeft = len(candidates) <= 1
+	k.low = !slices.ContainsFunc(candidates, func(l *loser) bool { return l != best && l.mayHave(maxPriority) })
 	if best != nil {
 		k.win, k.blockless = &best.version, best.keep
 		delete(k.losers, best.id)
@@ -483,6 +507,7 @@ func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
 	switch {
 	case k.win != nil:
 		r := &record{version: *k.win, losers: live || k.losersStored && !k.noneLeft, unresolved: k.unresolved, blockless: k.blockless}
+		r.low = r.losers && k.low
 		if k.before == nil || !k.before.same(r) {
 			rows = append(rows, row{key: keys.record(k.key), value: r.encode()})
 		}

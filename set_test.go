@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -19,7 +20,7 @@ func testID(i int) blockID { return blockID{0: byte(i >> 8), 1: byte(i), 31: 1} 
 func randomDeltas(rng *rand.Rand, n int) []*block {
 	blocks := make([]*block, n)
 	for i := range blocks {
-		d := &deltaContent{priority: 1 + uint64(rng.IntN(5))}
+		d := &deltaContent{priority: pick[uint64](rng, 0, 1, 2, maxPriority, math.MaxUint64)}
 		for range rng.IntN(4) {
 			d.elements = append(d.elements, &pb.Element{Key: fmt.Sprintf("/k%d", rng.IntN(4)), Value: []byte{byte('a' + rng.IntN(3))}})
 		}
@@ -95,11 +96,12 @@ func (h *setHarness) pairs(t *testing.T) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := recordValue(e.Value)
+		r, err := decodeRecord(e.Value)
 		if err != nil {
 			t.Fatal(err)
 		}
-		pairs[e.Key] = string(v)
+		checkLow(t, h.store, e.Key, r)
+		pairs[e.Key] = string(r.value)
 	}
 	return pairs
 }
@@ -171,6 +173,12 @@ func TestWritesCostTheSameForEver(t *testing.T) {
 	}
 	if late := costOfPuts(); late > early {
 		t.Errorf("a put cost %d reads and writes at first, and %d after 300", early, late)
+	}
+	liar := r.node.net.node()
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: maxPriority, Elements: oneElement("/top")}, r.head()))
+	costOfPuts() // the values of some are greater
+	if late := costOfPuts(); late > early+1 {
+		t.Errorf("a put cost %d reads and writes at first, and %d once no greater priority is left", early, late)
 	}
 	r.del("/k")
 	for range 300 {

@@ -58,7 +58,7 @@ func (f *foreignWriter) make() {
 		d.Priority = max(d.Priority, b.delta.priority+1)
 	}
 	if rng.IntN(10) == 0 {
-		d.Priority = pick(rng, 1, 2, 50, d.Priority+1000)
+		d.Priority = pick(rng, 1, 2, 50, d.Priority+1000, pick(rng, oddPriorities...))
 	}
 	for range rng.IntN(4) {
 		d.Elements = append(d.Elements, &pb.Element{Key: f.spell(f.s.key()), Value: []byte(f.s.value())})

@@ -141,9 +141,8 @@ func (c *checkedWrite) checkDelta(made []*block) {
 		if ch.put {
 			want[fmt.Sprintf("put %q=%q", ch.key, ch.value)]++
 		}
-		live := c.r.model.live(ch.key)
-		if ch.clear || ch.put && len(live) > 0 && live[0].priority == maxPriority {
-			for _, v := range live {
+		for _, v := range c.r.model.live(ch.key) {
+			if ch.clear || ch.put && v.priority >= maxPriority {
 				want[fmt.Sprintf("remove %q of %s", ch.key, v.id.dsKey())]++
 			}
 		}

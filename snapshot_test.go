@@ -31,7 +31,7 @@ func randomSnapshots(rng *rand.Rand, n int) []*block {
 		d := b.delta
 		d.snapshot, d.claims, d.elements = true, d.elements, nil
 		for _, e := range d.claims {
-			e.Id, e.Priority = testID(rng.IntN(n+2)).dsKey(), 1+uint64(rng.IntN(5))
+			e.Id, e.Priority = testID(rng.IntN(n+2)).dsKey(), pick[uint64](rng, 1, 2, 3, maxPriority, 1<<63)
 		}
 	}
 	return blocks
@@ -75,7 +75,7 @@ func (r *replica) snapshotOf() (*pb.Delta, []cid.Cid) {
 func (r *replica) claimsOf(key string) (claims []*pb.Element) {
 	r.t.Helper()
 	c := newSetChange(r.Datastore.store, false, false)
-	ids, err := c.live(ctx, key)
+	ids, err := c.live(ctx, key, 0)
 	r.must(err)
 	for _, id := range ids {
 		raw, err := r.node.Get(ctx, id.Cid())

@@ -84,7 +84,7 @@ func (w *walker) announce(heads []announced) {
 			j.linked(h.v0)
 			continue
 		}
-		j := w.addLocked(wk, wanted{id: h.id, height: maxPriority, v0: h.v0}, false)
+		j := w.addLocked(wk, wanted{id: h.id, height: anyHeight, v0: h.v0}, false)
 		j.element = w.announced.PushBack(j)
 		if w.announced.Len() > maxAnnounced {
 			w.dropLocked(w.announced.Front().Value.(*job))

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -97,8 +98,11 @@ func (w *writer) of(dag string) []*dagBlock {
 
 // priority is one more than that of the heads. Blocks exist that have another.
 func (g *generator) priority(heads []*dagBlock) uint64 {
-	if g.chance(20) {
+	switch {
+	case g.chance(20):
 		return 1 + g.rng.Uint64N(50)
+	case g.chance(100):
+		return pick(g.rng, oddPriorities)
 	}
 	p := uint64(1)
 	for _, h := range heads {
@@ -106,6 +110,9 @@ func (g *generator) priority(heads []*dagBlock) uint64 {
 	}
 	return p
 }
+
+// Priorities at which one might add too much.
+var oddPriorities = []uint64{0, 1, math.MaxInt64 - 1, math.MaxInt64, 1 << 63, math.MaxUint64 - 1, math.MaxUint64}
 
 // skips links to an older block at times.
 func (g *generator) skips(w *writer, heads []*dagBlock) []*dagBlock {

@@ -108,6 +108,27 @@ func TestReleasedBringsALowerVersionBack(t *testing.T) {
 	}
 }
 
+// It adds 1 to what a head claims, so that 0 follows 2^64-1, in its rows as well. Yet
+// it tells such priorities apart.
+func TestReleasedTakesAnyPriority(t *testing.T) {
+	both := startBoth(t)
+	for _, p := range oddPriorities {
+		for _, q := range oddPriorities {
+			first := newBlock(delta{elements: []element{{"/k", "z"}}, priority: p}, nil)
+			second := newBlock(delta{elements: []element{{"/k", "a"}}, priority: q}, []*dagBlock{first})
+			third := newBlock(delta{elements: []element{{"/k", "m"}}, priority: 3}, []*dagBlock{second})
+			fourth := newBlock(delta{tombstones: []tombstone{{"/k", third.id()}}, priority: 4}, []*dagBlock{third})
+			for _, r := range both {
+				for _, blocks := range [][]*dagBlock{{first, second, third}, {first, second, third, fourth}} {
+					if complaints := r.check(blocks, oneByOne(blocks, 1)); complaints != "" {
+						t.Error(complaints)
+					}
+				}
+			}
+		}
+	}
+}
+
 // differ shows what v0.6.8 makes of blocks that come as they were created, and that ours
 // makes of them what is right. In another order v0.6.8 may be right, too.
 func differ(t *testing.T, blocks []*dagBlock, released pairs) {
