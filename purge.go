@@ -58,8 +58,8 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 //
 // Others commit in between. To them all blocks of the purge count as not merged
 // from the moment that it knows which these are: what is built on them waits for
-// them, a tombstone of their versions leaves a row, and they are not merged again
-// before the purge has ended.
+// them, a tombstone of their versions leaves a row, and neither they nor snapshots
+// that tell of them are merged before the purge has ended.
 type purge struct {
 	*committer
 	walker *walker

@@ -101,11 +101,18 @@ type claimNow struct {
 	put bool
 }
 
+// errClaimOnPurged says that a snapshot has to wait for the end of a purge. Until
+// then it is not known which versions of the purged blocks are to stay removed.
+var errClaimOnPurged = errors.New("crdt: it tells of a block that is being purged")
+
 // claim adds a version that a snapshot tells of, unless its block is merged or its
 // tombstone is here. Of several claims about one version the greatest counts.
 func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged func(blockID) (bool, error)) error {
 	id, _ := parseDsKey(e.GetId())
 	n := versionName{e.GetKey(), id}
+	if c.purge.hides(id) {
+		return errClaimOnPurged
+	}
 	if known, err := merged(id); err != nil || known || id == by {
 		return err
 	}

@@ -390,6 +390,39 @@ func rowName(t *testing.T, c cid.Cid) string {
 	return id.String()
 }
 
+// A snapshot that comes while a block that it tells of is being purged brings
+// nothing back that another DAG has removed.
+func TestSnapshotBesideAPurge(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	dagSyncer := &interruptedDAG{testNode: r.node}
+	r.reopenWith(dagSyncer, nil)
+	r.put("/k", "v")
+	put := r.head()
+	rmv, err := r.Set().Rmv(ctx, "/k")
+	r.must(err)
+	rmv.SetDagName("x")
+	_, err = r.Publish(ctx, rmv)
+	r.must(err)
+	liar := r.node.net.node()
+	r.must(liar.addRaw(put, r.node.blocks[put]))
+	s := liar.forge(t, marshalDelta(t, &pb.Delta{DagName: "y", Priority: 1, Snapshot: true, Elements: []*pb.Element{claimOn(put, "/k", "v", 1)}}))
+	b, err := r.Datastore.blocks.decode(blockID(s.Hash()[2:]), liar.blocks[s])
+	r.must(err)
+	dagSyncer.next.Store(&interruption{put, func() { // the purge has found it, and will forget it when it is read again
+		dagSyncer.next.Store(&interruption{put, func() {
+			_ = r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+		}})
+	}})
+	r.purgeDAG("", 1)
+	for _, c := range []cid.Cid{s, put} {
+		r.node.deliver(announcement(c))
+		r.awaitMerged(c)
+		if got := r.get("/k"); got != "(none)" {
+			t.Errorf("with %s, /k is %q", c, got)
+		}
+	}
+}
+
 // A block about which more was claimed than one commit drops.
 func TestManyClaimsOnOneBlock(t *testing.T) {
 	r := newTestNet().newReplica(t)
