@@ -347,12 +347,12 @@ func TestClaimsOutliveADowngrade(t *testing.T) {
 func TestClaimsThatTheOldModuleSettled(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	liar := r.node.net.node()
-	own := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 3, Elements: []*pb.Element{{Key: "/own", Value: []byte("v")}, {Key: "/both", Value: []byte("v")}, {Key: "/dead", Value: []byte("v")}}}))
+	own := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 3, Elements: []*pb.Element{{Key: "/own", Value: []byte("v")}, {Key: "/both", Value: []byte("v")}, {Key: "/dead", Value: []byte("v")}, {Key: "/rank", Value: []byte("v")}}}))
 	gone := unavailable(1)
 	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 4, Snapshot: true, Elements: []*pb.Element{
 		claimOn(own, "/own", "a lie", 9), claimOn(own, "/lie", "x", 9), claimOn(own, "/both", "a lie", 9),
 		claimOn(gone, "/gone", "x", 1), claimOn(gone, "/both", "x", 2), claimOn(gone, "/left", "x", 1),
-		claimOn(own, "/dead", "v", 3), claimOn(gone, "/dead", "x", 1),
+		claimOn(own, "/dead", "v", 3), claimOn(gone, "/dead", "x", 1), claimOn(own, "/rank", "v", 1), claimOn(gone, "/rank", "x", 2),
 	}}, own))
 	removes := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Tombstones: []*pb.Element{tombstoneOf(t, "/gone", gone), tombstoneOf(t, "/both", gone), tombstoneOf(t, "/dead", own)}}))
 	r.must(r.Close())
@@ -368,11 +368,13 @@ func TestClaimsThatTheOldModuleSettled(t *testing.T) {
 	put("/s/t/dead/"+rowName(t, own), []byte{})
 	put("/s/k/dead/v", []byte("x"))
 	put("/s/k/dead/p", binary.AppendUvarint(nil, 1+1))
+	put("/s/k/rank/v", []byte("v"))
+	put("/s/k/rank/p", binary.AppendUvarint(nil, 3+1))
 	r.open()
-	if got := r.pairs(); !maps.Equal(got, map[string]string{"/own": "v", "/both": "v", "/left": "x", "/dead": "x"}) {
+	if got := r.pairs(); !maps.Equal(got, map[string]string{"/own": "v", "/both": "v", "/left": "x", "/dead": "x", "/rank": "v"}) {
 		t.Errorf("there is %v", got)
 	}
-	for _, key := range []string{"/left", "/both", "/dead"} {
+	for _, key := range []string{"/left", "/both", "/dead", "/rank"} {
 		r.del(key)
 	}
 	if got := r.pairs(); !maps.Equal(got, map[string]string{"/own": "v"}) {

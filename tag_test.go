@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -142,8 +143,23 @@ func TestDeltasOfUsersHaveNoTags(t *testing.T) {
 	if err := m.Heads().Replace(ctx, first, Head{Cid: unavailable(1), HeadValue: HeadValue{DAGName: "elsewhere"}}); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := m.Publish(ctx, d); err != nil || again.Height != 2 {
+	again, err := m.Publish(ctx, d)
+	if err != nil || again.Height != 2 {
 		t.Errorf("published again it is %s: %v", again, err)
+	}
+	top := Head{Cid: unavailable(2), HeadValue: HeadValue{Height: maxPriority}}
+	if err := m.Heads().Replace(ctx, again, top); err != nil {
+		t.Fatal(err)
+	}
+	above, err := m.Publish(ctx, d)
+	if err != nil || above.Height != maxPriority {
+		t.Errorf("published above all it is %s: %v", above, err)
+	}
+	if err := m.Heads().Replace(ctx, above, top); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.Publish(ctx, d); !errors.Is(err, ErrInvalidBlock) {
+		t.Errorf("no greater priority is left, and published again it is %s: %v", again, err)
 	}
 }
 
