@@ -285,11 +285,10 @@
 //     at as many links of theirs, or at all of one block (dag.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
-//     values and those of one key more, all that an older block holds at a time. A
+//     values, the best of each key alone, and those that one more block holds. A
 //     block that uncovers more is merged in parts. One block is decoded for its
-//     values at a time (merge.go, values.go). Two things have no limit: the values of
-//     one key that have the same priority, as all of them are compared, and what
-//     a block uncovers that Repair merges.
+//     values at a time (merge.go, values.go). What a block uncovers that Repair merges
+//     has no limit.
 //   - Up to 4,096 changes, or 32 MiB of them, wait to be told to the hooks. Beyond that
 //     merges wait for the hooks, and so does every write once it is committed; the
 //     last one of each goroutine comes on top (hooks.go).

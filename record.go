@@ -109,9 +109,10 @@ func recordValue(b []byte) ([]byte, error) {
 // may not be here. Of a migrated loser not even the priority is known.
 type loser struct {
 	version
-	unranked bool // the priority is not known, nor is the value
-	known    bool // the value is known
-	keep     bool // the value is to be stored
+	unranked bool     // the priority is not known, nor is the value
+	known    bool     // the value is known
+	keep     bool     // the value is to be stored
+	beatenBy *blockID // the value has been read, and lost to that of this block; it is not held
 }
 
 // mayHave tells whether a loser has some priority at least, as far as is known.

@@ -319,7 +319,7 @@ func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionN
 	}
 	candidates = slices.DeleteFunc(candidates, func(l *loser) bool { return !c.complete(k, l) })
 	for _, l := range contenders(candidates) {
-		if !l.known {
+		if !l.known && !l.isBeatenBy(candidates) {
 			missing = append(missing, versionName{k.key, l.id})
 		}
 	}
@@ -342,9 +342,15 @@ func (c *setChange) complete(k *keyChange, l *loser) bool {
 		k.setLoser(l.id, nil)
 		return false
 	}
-	l.priority, l.value, l.known, l.unranked = f.priority, f.value, true, false
+	l.priority, l.value, l.known, l.unranked, l.beatenBy = f.priority, f.value, f.known, false, f.beatenBy
 	k.setLoser(l.id, l)
 	return true
+}
+
+// isBeatenBy tells whether what a loser has lost to is among the candidates. Then
+// it cannot win, and its value is not needed.
+func (l *loser) isBeatenBy(candidates []*loser) bool {
+	return l.beatenBy != nil && slices.ContainsFunc(candidates, func(o *loser) bool { return o.id == *l.beatenBy })
 }
 
 // contenders returns the losers whose values are needed to tell which one is

@@ -36,13 +36,14 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 const maxValueBytes = 1 << 20
 
 // someValues reads versions as values does, those of one key after the other, until
-// all that are known take more than a limit.
+// all that are known take more than a limit. Of each key it holds the best value
+// alone: there may be any number of them.
 func (s *blockStore) someValues(ctx context.Context, names []versionName, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
-	read, size := make(map[versionName]*loser), sizeOf(known)
-	maps.Copy(read, known)
+	read := make(bestValues)
+	read.add(known)
 	byBlock := namesByBlock(names)
 	for i, n := range names {
-		if i > 0 && n.key != names[i-1].key && size > limit {
+		if i > 0 && n.key != names[i-1].key && sizeOf(read) > limit {
 			break
 		}
 		if _, ok := read[n]; ok {
@@ -52,10 +53,40 @@ func (s *blockStore) someValues(ctx context.Context, names []versionName, known 
 		if err != nil {
 			return nil, err
 		}
-		maps.Copy(read, found)
-		size += sizeOf(found)
+		read.add(found)
 	}
 	return read, nil
+}
+
+// bestValues are versions of which those with a value are the best of their keys.
+type bestValues map[versionName]*loser
+
+func (all bestValues) add(found map[versionName]*loser) {
+	best := make(map[string]*loser)
+	for n, l := range all {
+		if l != nil && l.known {
+			best[n.key] = l
+		}
+	}
+	for n, l := range found {
+		all[n] = l
+		if l == nil || !l.known {
+			continue
+		}
+		b := best[n.key]
+		if b == nil || l.beats(&b.version) {
+			b, l = l, b
+			best[n.key] = b
+		}
+		if l != nil {
+			all[versionName{n.key, l.id}] = l.lostTo(b)
+		}
+	}
+}
+
+// lostTo is a loser without the value that has been found less than another.
+func (l *loser) lostTo(best *loser) *loser {
+	return &loser{version: version{id: l.id, priority: l.priority}, beatenBy: &best.id}
 }
 
 // namesByBlock returns the names of each block.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -201,6 +202,59 @@ func TestUncoveredValuesAreCommittedInParts(t *testing.T) {
 	}
 	if most := max(held, int(store.maxBytes.Load())); most > maxValueBytes+size+size/2 {
 		t.Errorf("%d bytes of values were held or written at once", most)
+	}
+}
+
+// Any number of versions of one key may have the same priority.
+func TestBestValueOfAKeyAloneIsHeld(t *testing.T) {
+	const n, size = 20, 100 << 10
+	r := newTestNet().newReplica(t, silent)
+	liar := r.node.net.node()
+	for i := range n {
+		r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Elements: []*pb.Element{{Key: "/k", Value: []byte(fmt.Sprint(10+(7*i)%n) + strings.Repeat("x", size))}}}))
+	}
+	over := r.offer(liar, &pb.Delta{Priority: 2, Elements: oneElement("/k")})
+	r.awaitMerged(over)
+	held := 0
+	c := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 9, Tombstones: []*pb.Element{tombstoneOf(t, "/k", over)}}))
+	r.node.deliver(announcement(c))
+	waitFor(t, "the block", func() bool {
+		r.walker.mu.Lock()
+		for _, j := range r.walker.jobs {
+			held = max(held, sizeOf(j.values))
+		}
+		r.walker.mu.Unlock()
+		return r.state(c) == complete
+	})
+	if held > 2*size {
+		t.Errorf("%d bytes of values were held", held)
+	}
+	if got := r.get("/k"); !strings.HasPrefix(got, fmt.Sprint(10+n-1)) {
+		t.Errorf("the greatest value does not win, but %.5s", got)
+	}
+}
+
+func TestBeatenValueIsReadAgainWhenTheBetterOneIsGone(t *testing.T) {
+	r := newTestNet().newReplica(t, silent)
+	liar := r.node.net.node()
+	var ids []blockID
+	for i, p := range []uint64{1, 1, 2} {
+		c := r.offer(liar, &pb.Delta{Priority: p, Elements: []*pb.Element{{Key: "/k", Value: []byte(fmt.Sprint(i))}}})
+		r.awaitMerged(c)
+		id, err := blockIDOf(c)
+		r.must(err)
+		ids = append(ids, id)
+	}
+	names := missingValues{{"/k", ids[0]}, {"/k", ids[1]}}
+	values, err := r.Datastore.blocks.someValues(ctx, names, nil, 0)
+	r.must(err)
+	if l := values[names[0]]; l.known || *l.beatenBy != ids[1] {
+		t.Fatalf("read %+v", l)
+	}
+	removed := &deltaContent{tombstones: tombstonesFor("/k", ids[1:])}
+	err = r.once(ctx, values, func(c *commit) error { return c.mergeSet(ctx, testID(9), removed) })
+	if missing, ok := err.(missingValues); !ok || !slices.Equal(missing, names[:1]) {
+		t.Errorf("the commit wants %v", err)
 	}
 }
 
