@@ -41,6 +41,7 @@ const maxValueBytes = 1 << 20
 func (s *blockStore) someValues(ctx context.Context, names []versionName, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
 	read := make(bestValues)
 	read.add(known)
+	read.doubt(names)
 	byBlock := namesByBlock(names)
 	for i, n := range names {
 		if i > 0 && n.key != names[i-1].key && sizeOf(read) > limit {
@@ -80,6 +81,17 @@ func (all bestValues) add(found map[versionName]*loser) {
 		}
 		if l != nil {
 			all[versionName{n.key, l.id}] = l.lostTo(b)
+		}
+	}
+}
+
+// doubt forgets those that lost to a version which is gone now, or they would not
+// be asked for again, and that version.
+func (all bestValues) doubt(names []versionName) {
+	for _, n := range names {
+		if l := all[n]; l != nil && !l.known {
+			delete(all, n)
+			delete(all, versionName{n.key, *l.beatenBy})
 		}
 	}
 }

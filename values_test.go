@@ -256,6 +256,11 @@ func TestBeatenValueIsReadAgainWhenTheBetterOneIsGone(t *testing.T) {
 	if missing, ok := err.(missingValues); !ok || !slices.Equal(missing, names[:1]) {
 		t.Errorf("the commit wants %v", err)
 	}
+	values, err = r.Datastore.blocks.someValues(ctx, names[:1], values, 0)
+	r.must(err)
+	if l := values[names[0]]; !l.known || string(l.value) != "0" {
+		t.Errorf("read again %+v", l)
+	}
 }
 
 func TestKilledBetweenPartsOfABlock(t *testing.T) {
