@@ -120,43 +120,11 @@ type deltaContent struct {
 	dag        string
 }
 
-// checkDelta takes a delta apart and refuses it whole when it breaks a rule.
-// All replicas apply the same rules, so that all refuse the same deltas.
-//
-// Keys are cleaned as ds.NewKey does. An element or tombstone of a key that can
-// hold no value is void: it is left out, and the rest counts. Old peers build on
-// what they take, so to refuse its block would strand all their history.
-func checkDelta(d Delta) (*deltaContent, error) {
-	c, err := takeApart(d)
-	if err == nil {
-		c.giveBack()
-	}
-	return c, err
-}
-
-// checkOwnDelta does so for a delta that was made here: none of it may be void.
-func checkOwnDelta(d Delta) (*deltaContent, error) {
-	c, err := takeApart(d)
-	if err == nil {
-		err = c.fault
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidBlock, err)
-	}
-	c.giveBack()
-	return c, nil
-}
-
+// takeApart reads a delta. Keys are cleaned as ds.NewKey does. An element or
+// tombstone of a key that can hold no value is void: it is left out, and the rest
+// counts. Old peers build on what they take, so to refuse its block would strand
+// all their history.
 func takeApart(d Delta) (*deltaContent, error) {
-	c, err := contentOf(d)
-	if err != nil {
-		return nil, err
-	}
-	return c, checkDAGName(c.dag)
-}
-
-// contentOf takes a delta apart, whatever its place.
-func contentOf(d Delta) (*deltaContent, error) {
 	c := &deltaContent{from: d, priority: d.GetPriority(), dag: d.GetDagName()}
 	elements, err := d.GetElements()
 	if err != nil {
@@ -168,6 +136,31 @@ func contentOf(d Delta) (*deltaContent, error) {
 	}
 	c.elements, c.tombstones = c.clean(elements), c.clean(tombstones)
 	c.readClaims()
+	return c, nil
+}
+
+// accept refuses a delta whole when it breaks a rule. All replicas apply the same
+// rules, so that all refuse the same deltas.
+func (c *deltaContent) accept() error {
+	if err := checkDAGName(c.dag); err != nil {
+		return err
+	}
+	c.giveBack()
+	return nil
+}
+
+// checkOwnDelta is for a delta that was made here: none of it may be void.
+func checkOwnDelta(d Delta) (*deltaContent, error) {
+	c, err := takeApart(d)
+	if err == nil {
+		err = c.fault
+	}
+	if err == nil {
+		err = c.accept()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidBlock, err)
+	}
 	return c, nil
 }
 

@@ -322,21 +322,13 @@ func (s *blockStore) decode(id blockID, raw []byte) (*block, error) {
 	return b, nil
 }
 
-// decodeMerged reads the delta of a block that has been merged, here or by the old
-// module, which let more pass: no rule is asked again, for its versions are here.
+// decodeMerged reads a block that has been merged, here or by the old module, which
+// let more pass: no rule is asked again, for its versions are here.
 func (s *blockStore) decodeMerged(id blockID, raw []byte) (*block, error) {
 	if err := checkBytes(id, raw); err != nil {
 		return nil, err
 	}
-	d := s.newDelta()
-	node, err := decodeNode(raw)
-	if err == nil {
-		err = d.Unmarshal(node.Data())
-	}
-	b := &block{id: id, raw: raw}
-	if err == nil {
-		b.delta, err = contentOf(d)
-	}
+	b, _, err := s.open(id, raw)
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrInvalidBlock, id.Cid(), err)
 	}
@@ -356,25 +348,38 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 	if len(raw) > s.maxSize {
 		return nil, fmt.Errorf("%w: %d bytes, Options.MaxBlockSize is %d", ErrTooLarge, len(raw), s.maxSize)
 	}
+	b, badLink, err := s.open(id, raw)
+	if err == nil {
+		err = badLink
+	}
+	if err == nil {
+		err = b.delta.accept()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// open reads all of a block, and tells of a link that leads to no block.
+func (s *blockStore) open(id blockID, raw []byte) (b *block, badLink, err error) {
 	node, err := decodeNode(raw)
 	if err != nil {
-		return nil, fmt.Errorf("no dag-pb node: %w", err)
-	}
-	b := &block{id: id, raw: raw}
-	if err := b.readLinks(node); err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("no dag-pb node: %w", err)
 	}
 	d := s.newDelta()
 	if err := d.Unmarshal(node.Data()); err != nil {
-		return nil, fmt.Errorf("no delta: %w", err)
+		return nil, nil, fmt.Errorf("no delta: %w", err)
 	}
-	if b.delta, err = checkDelta(d); err != nil {
-		return nil, err
+	b = &block{id: id, raw: raw}
+	badLink = b.readLinks(node)
+	if b.delta, err = takeApart(d); err != nil {
+		return nil, nil, err
 	}
 	if b.delta.snapshot {
 		b.asSnapshot()
 	}
-	return b, nil
+	return b, badLink, nil
 }
 
 // judge reads a block and tells whether it may be merged. An error that is
@@ -409,15 +414,17 @@ func (b *block) head() Head {
 }
 
 // readLinks reads the different blocks that a node links to, and how many of
-// them, at the end, are those of skip links.
-func (b *block) readLinks(node ipld.Node) error {
+// them, at the end, are those of skip links. Links that lead to no block are left
+// out, and one of them is told of.
+func (b *block) readLinks(node ipld.Node) (bad error) {
 	links := node.Links()
 	seen := make(map[blockID]bool, len(links))
 	b.links = make([]blockID, 0, len(links))
 	for _, l := range links {
 		to, err := linkOf(l.Cid)
 		if err != nil {
-			return err
+			bad = err
+			continue
 		}
 		if seen[to.id] {
 			if !to.v0 {
@@ -431,7 +438,7 @@ func (b *block) readLinks(node ipld.Node) error {
 			b.skips = 0
 		}
 	}
-	return nil
+	return bad
 }
 
 // session returns a getter for related blocks, and what ends it.

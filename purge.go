@@ -18,7 +18,8 @@ import (
 // had; only what other DAGs had removed stays removed.
 //
 // It takes what is below the heads and has been merged, and reads blocks of
-// these alone. If one cannot be read, it fails. After a failure some of the
+// these alone. If one cannot be read, it fails, and so it does on a dirty
+// datastore that lacks blocks: repair it first. After a failure some of the
 // oldest blocks are gone, and a further call goes on. It returns how many blocks
 // it has removed: 0 if there is nothing to forget.
 //
@@ -116,7 +117,8 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 	if err != nil || len(tops)+len(left) == 0 {
 		return 0, err
 	}
-	p.walk.enter, p.found = p.store.isMerged, make(map[blockID]*foundBlock)
+	p.walk.enter, p.walk.merged = p.store.isMerged, true
+	p.found = make(map[blockID]*foundBlock)
 	if err := p.find(ctx, tops); err != nil {
 		return 0, err
 	}
@@ -146,8 +148,14 @@ func (p *purge) start(ctx context.Context) (tops, left []blockID, err error) {
 		tops = append(c.dag.heads.now.of(p.dag), c.dag.roots.now.of(p.dag)...)
 		p.committer.purge = p
 		row, _, err := p.store.get(ctx, p.store.keys.purged)
-		left, _ = decodeIDs(row)
-		return err
+		if err != nil {
+			return err
+		}
+		var ok bool
+		if left, ok = decodeIDs(row); !ok {
+			return fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", p.store.keys.purged, len(row))
+		}
+		return nil
 	})
 	return tops, left, err
 }
@@ -311,7 +319,7 @@ func (p *purge) read(ctx context.Context, portion []*foundBlock) ([]*block, erro
 
 // eachOf calls f with some blocks, and with none below them.
 func (p *purge) eachOf(ctx context.Context, ids []blockID, f func(*block)) error {
-	return p.blocks.traverse(ctx, ids, &traversal{alone: true}, func(_ blockID, b *block, err error) error {
+	return p.blocks.traverse(ctx, ids, &traversal{alone: true, merged: true}, func(_ blockID, b *block, err error) error {
 		if err == nil {
 			f(b)
 		}

@@ -6,8 +6,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
@@ -473,5 +475,21 @@ func TestPurgeForgetsClaims(t *testing.T) {
 	r.awaitMerged(r.offer(liar, s, below, unavailable(2))) // again
 	if got := r.get("/k"); got != "claim" {
 		t.Errorf("merged again, the snapshot gives %q", got)
+	}
+}
+
+// What the rules were when a block was merged does not matter.
+func TestPurgeOfMergedBlocksThatBreakRules(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.publishIn("x", "/large", strings.Repeat("x", 2*minBlockSize))
+	r.put("/k", "v")
+	r.opts.MaxBlockSize, r.opts.RebroadcastInterval = minBlockSize, time.Hour
+	r.restart()
+	n, err := r.PurgeDAG(ctx, "x")
+	if n != 1 || err != nil {
+		t.Errorf("purged %d blocks: %v", n, err)
+	}
+	if got := r.pairs(); !maps.Equal(got, map[string]string{"/k": "v"}) {
+		t.Errorf("pairs: %v", got)
 	}
 }

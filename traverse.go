@@ -15,6 +15,7 @@ type traversal struct {
 	stages map[blockID]stage                            // all that it has come across
 	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
 	alone  bool                                         // blocks below are left alone
+	merged bool                                         // all are merged, and may break rules
 
 	v0      map[blockID]bool // which are asked for by CIDs of version 0; mostly nil
 	todo    []blockID
@@ -30,8 +31,8 @@ const (
 )
 
 type toRead struct {
-	link  link
-	known bool
+	link          link
+	known, merged bool
 }
 
 // A traversed block is one that was read, or could not be.
@@ -103,6 +104,8 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 		return nil, err
 	case r.known:
 		return s.decodeKnown(r.link.id, raw)
+	case r.merged:
+		return s.decodeMerged(r.link.id, raw)
 	}
 	return s.decode(r.link.id, raw)
 }
@@ -145,7 +148,7 @@ func (t *traversal) next() toRead {
 	id := t.todo[0]
 	t.todo = t.todo[1:]
 	t.running++
-	return toRead{t.link(id), t.stages[id]&known != 0}
+	return toRead{t.link(id), t.stages[id]&known != 0, t.merged}
 }
 
 // A requestLimit limits requests that one goroutine makes one after the other.
