@@ -177,7 +177,7 @@ func (w *walker) vacateLocked(j *job) {
 const (
 	bytesPerBlock  = 1 << 10
 	copiesInMemory = 4
-	bytesPerField  = 256
+	bytesPerField  = 272
 )
 
 // footprint is about how much memory a block will take when it is decoded.
