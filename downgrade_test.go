@@ -90,13 +90,7 @@ func claimedStore(t *testing.T) *oldStore {
 func (n *testNode) lose(c cid.Cid) { delete(n.blocks, c) }
 
 func (c *cutTest) downgrade(store ds.Batching, writes int) error {
-	faulty := newFaultyStore()
-	faulty.Batching = store
-	faulty.dieAfter(writes)
-	var s ds.Datastore = faulty
-	if c.plain {
-		s = plainStore{s}
-	}
+	s := c.mortal(store, writes)
 	return Downgrade(ctx, s, testNamespace, c.node)
 }
 

@@ -433,8 +433,8 @@ func (v HeadValue) mended(d *deltaContent) HeadValue {
 // module may have lost track of missing blocks.
 func (m *migration) checkShutdown(ctx context.Context) error {
 	open, err := m.store.Has(ctx, m.store.keys.open)
-	if open {
-		m.put(m.store.keys.dirty, []byte{})
+	if !open || err != nil {
+		return err
 	}
-	return err
+	return m.markDirty(ctx)
 }

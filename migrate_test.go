@@ -516,9 +516,8 @@ func (c *cutTest) fresh() ds.Batching {
 	return store
 }
 
-// open opens and closes the store, which dies after some writes; negative: it
-// does not.
-func (c *cutTest) open(store ds.Batching, writes int) error {
+// mortal is the store as one that dies after some writes; negative: it does not.
+func (c *cutTest) mortal(store ds.Batching, writes int) ds.Datastore {
 	faulty := newFaultyStore()
 	faulty.Batching = store
 	faulty.dieAfter(writes)
@@ -526,6 +525,13 @@ func (c *cutTest) open(store ds.Batching, writes int) error {
 	if c.plain {
 		s = plainStore{s}
 	}
+	return s
+}
+
+// open opens and closes the store, which dies after some writes; negative: it
+// does not.
+func (c *cutTest) open(store ds.Batching, writes int) error {
+	s := c.mortal(store, writes)
 	opts := testOptions()
 	opts.RepairInterval = 0 // it writes whenever it likes
 	d, err := New(s, testNamespace, c.node, nil, opts)

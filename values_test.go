@@ -178,6 +178,22 @@ func (r *replica) uncovering(liar *testNode, keys, size int) (c cid.Cid, want ma
 	return liar.forge(r.t, marshalDelta(r.t, d)), want
 }
 
+// mostHeld announces a block, and returns how many bytes of older values were held
+// for it at most until it was complete.
+func (r *replica) mostHeld(c cid.Cid) (held int) {
+	r.t.Helper()
+	r.node.deliver(announcement(c))
+	waitFor(r.t, "the block", func() bool {
+		r.walker.mu.Lock()
+		defer r.walker.mu.Unlock()
+		for _, j := range r.walker.jobs {
+			held = max(held, sizeOf(j.values))
+		}
+		return r.state(c) == complete
+	})
+	return held
+}
+
 // A small block can uncover any number of large values. No commit holds them all.
 func TestUncoveredValuesAreCommittedInParts(t *testing.T) {
 	const keys, size = 40, 400 << 10
@@ -187,16 +203,7 @@ func TestUncoveredValuesAreCommittedInParts(t *testing.T) {
 	liar := net.node()
 	c, want := r.uncovering(liar, keys, size)
 	store.maxBytes.Store(0)
-	held := 0
-	r.node.deliver(announcement(c))
-	waitFor(t, "the block", func() bool {
-		r.walker.mu.Lock()
-		for _, j := range r.walker.jobs {
-			held = max(held, sizeOf(j.values))
-		}
-		r.walker.mu.Unlock()
-		return r.state(c) == complete
-	})
+	held := r.mostHeld(c)
 	if got := r.pairs(); !maps.Equal(got, want) {
 		t.Errorf("%d pairs, not the %d that were uncovered", len(got), len(want))
 	}
@@ -215,17 +222,8 @@ func TestBestValueOfAKeyAloneIsHeld(t *testing.T) {
 	}
 	over := r.offer(liar, &pb.Delta{Priority: 2, Elements: oneElement("/k")})
 	r.awaitMerged(over)
-	held := 0
 	c := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 9, Tombstones: []*pb.Element{tombstoneOf(t, "/k", over)}}))
-	r.node.deliver(announcement(c))
-	waitFor(t, "the block", func() bool {
-		r.walker.mu.Lock()
-		for _, j := range r.walker.jobs {
-			held = max(held, sizeOf(j.values))
-		}
-		r.walker.mu.Unlock()
-		return r.state(c) == complete
-	})
+	held := r.mostHeld(c)
 	if held > 2*size {
 		t.Errorf("%d bytes of values were held", held)
 	}
