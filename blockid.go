@@ -60,6 +60,18 @@ func blockIDOf(c cid.Cid) (blockID, error) {
 	return l.id, err
 }
 
+// cidsToIDs turns CIDs given by a user into block ids.
+func cidsToIDs(cids []cid.Cid) ([]blockID, error) {
+	ids := make([]blockID, len(cids))
+	for i, c := range cids {
+		var err error
+		if ids[i], err = blockIDOf(c); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
 // blockIDIn returns the id in a multihash, if a block can have it.
 func blockIDIn(hash mh.Multihash) (blockID, bool) {
 	if len(hash) != multihashLength || !bytes.HasPrefix(hash, multihashHead) {

@@ -57,7 +57,7 @@
 //	crdt.go        Put, Delete, Batch              a message      broadcaster.go
 //	                       |                            |         pubsub_broadcaster.go
 //	                       v                            v
-//	batch.go       group writes, compose           decode it      announce.go (listener)
+//	writer.go      group writes, compose           decode it      announce.go (listener)
 //	               deltas, build blocks                 |
 //	                       |                            v
 //	                       |                       fetch blocks   walk.go
@@ -81,7 +81,7 @@
 //	hooks.go                 PutHook,        announce the new     announce.go (announcer)
 //	                         DeleteHook      heads (local blocks)
 //
-// A local write waits in the writer's queue (batch.go). Whoever gets the turn
+// A local write waits in the writer's queue (writer.go). Whoever gets the turn
 // takes along what else is waiting, up to Options.MaxBatchDeltaSize, looks up
 // there and then which versions a Delete removes, makes one delta of it all,
 // or several when one would be too large, adds the blocks to the DAG service
@@ -106,9 +106,8 @@
 //
 //   - delta.go and blockid.go say what a delta and a block's name look like,
 //     which deltas are refused, and which of their elements are left out.
-//   - node.go turns deltas into blocks and back. It alone talks to the DAG
-//     service, and it checks all that comes from it. blocknode.go is a block in
-//     the form that the service wants.
+//   - block.go is how a block is encoded. blockstore.go turns deltas into blocks and
+//     back. It alone talks to the DAG service, and it checks all that comes from it.
 //   - mark.go is how the mark of a block is stored.
 //   - values.go reads losers from their blocks, when a commit uncovers them.
 //   - job.go is what a walker knows of a missing block. resume.go reads from the
@@ -131,7 +130,8 @@
 //   - traverse.go is the walk over whole DAGs behind Repair, Traverse,
 //     PurgeDAG, PrintDAG and DotDAG (inspect.go, merklecrdt.go).
 //   - purge.go forgets a DAG, in commits of bounded size.
-//   - merklecrdt.go opens the inner layers: custom deltas, named DAGs.
+//   - merklecrdt.go opens the inner layers: custom deltas, named DAGs. views.go
+//     shows the set and the heads to those who use these.
 //
 // # What lies on disk
 //

@@ -9,11 +9,7 @@ import (
 	"sync"
 	"time"
 
-	cid "github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
-	dagpb "github.com/ipfs/go-merkledag/pb"
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // SessionDAGService is a DAG service that can tie requests for related blocks
@@ -26,21 +22,7 @@ type SessionDAGService interface {
 	Session(context.Context) ipld.NodeGetter
 }
 
-// A block is a delta in its dag-pb node, with links to what it builds on.
-type block struct {
-	id      blockID
-	raw     []byte
-	delta   *deltaContent
-	links   []blockID
-	v0      map[blockID]bool // the links that have CIDs of version 0; mostly nil
-	skips   int              // how many of the links, the last ones, are skip links
-	covers  []blockID        // the links of a snapshot, which has no others
-	queued  bool             // it has a queue row
-	covered bool             // below a complete block: it must not become a head
-}
-
-// blockStore reads and writes blocks through the user's DAG service. It is
-// the only place that knows how a block is encoded.
+// blockStore reads and writes blocks through the user's DAG service.
 type blockStore struct {
 	dag      ipld.DAGService
 	newDelta func() Delta
@@ -68,10 +50,6 @@ const frameSize = 64
 func (s *blockStore) room(dagName string, heads int) int {
 	return s.maxSize - frameSize - len(dagName) - (heads+maxSkips)*linkSize
 }
-
-// skipLink is the name of a link to an older block (see skips.go). Links to the
-// heads that a block replaces have no name.
-const skipLink = "skip"
 
 // build makes the block of a delta on top of heads, with skip links. It stores
 // nothing.
@@ -101,65 +79,6 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	return &block{id: sha256.Sum256(raw), raw: raw, delta: content, links: links, skips: len(skips)}, nil
 }
 
-// encodeNode writes a dag-pb node. The last links are skip links: sorted by
-// their names, as dag-pb wants them.
-func encodeNode(data []byte, links []blockID, skips int) ([]byte, error) {
-	node := dagpb.PBNode{Data: data, Links: make([]*dagpb.PBLink, len(links))}
-	head, skip, size := "", skipLink, uint64(0)
-	for i, id := range links {
-		l := &dagpb.PBLink{Hash: id.Cid().Bytes(), Name: &head, Tsize: &size}
-		if i >= len(links)-skips {
-			l.Name = &skip
-		}
-		node.Links[i] = l
-	}
-	return node.Marshal()
-}
-
-// decodeLinks reads the links of a dag-pb node. It is much faster than
-// decodeNode, and looks at nothing else.
-func decodeLinks(raw []byte) (links []link, err error) {
-	err = eachField(raw, linksField, func(msg []byte) error {
-		return eachField(msg, hashField, func(hash []byte) error {
-			l, err := linkFromBytes(hash)
-			links = append(links, l)
-			return err
-		})
-	})
-	return links, err
-}
-
-// Numbers of fields in the messages of dag-pb: PBNode.Data, PBNode.Links and
-// PBLink.Hash.
-const (
-	dataField  = 1
-	linksField = 2
-	hashField  = 1
-)
-
-// eachField calls f with each field of a protobuf message that has a number and
-// holds bytes.
-func eachField(msg []byte, number protowire.Number, f func([]byte) error) error {
-	for len(msg) > 0 {
-		num, typ, n := protowire.ConsumeTag(msg)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		size := protowire.ConsumeFieldValue(num, typ, msg[n:])
-		if size < 0 {
-			return protowire.ParseError(size)
-		}
-		if num == number && typ == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(msg[n:])
-			if err := f(v); err != nil {
-				return err
-			}
-		}
-		msg = msg[n+size:]
-	}
-	return nil
-}
-
 // decodeKnown reads the links of a block that was judged before, here or by the
 // old module. It checks only that these are its bytes.
 func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
@@ -178,31 +97,6 @@ func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
 		b.asSnapshot()
 	}
 	return b, nil
-}
-
-// link adds a link to a block that is being read.
-func (b *block) link(l link) {
-	b.links = append(b.links, l.id)
-	switch {
-	case !l.v0:
-		delete(b.v0, l.id)
-	case b.v0 == nil:
-		b.v0 = map[blockID]bool{l.id: true}
-	default:
-		b.v0[l.id] = true
-	}
-}
-
-// linkTo is the link of a block to another.
-func (b *block) linkTo(id blockID) link { return link{id, b.v0[id]} }
-
-// decodeNode reads a dag-pb node, strictly.
-func decodeNode(raw []byte) (*dag.ProtoNode, error) {
-	node, err := dag.DecodeProtobuf(raw)
-	if err != nil {
-		return nil, err
-	}
-	return node, node.SetCidBuilder(blockPrefix)
 }
 
 // add stores a block, so that peers can fetch it.
@@ -296,17 +190,6 @@ func (s *blockStore) limit(ctx context.Context) (context.Context, context.Cancel
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, s.timeout)
-}
-
-// errWrongBytes marks bytes that are not the block that was asked for. Unlike
-// ErrInvalidBlock it says nothing about the block.
-var errWrongBytes = errors.New("crdt: the bytes do not match the CID")
-
-func checkBytes(id blockID, raw []byte) error {
-	if sha256.Sum256(raw) != id {
-		return fmt.Errorf("%w %s", errWrongBytes, id.Cid())
-	}
-	return nil
 }
 
 // decode checks and reads a block. It takes raw bytes alone, so that nodes of
@@ -408,39 +291,6 @@ func (s *blockStore) admit(ctx context.Context, b *block) error {
 	return err
 }
 
-// head is the block as a head.
-func (b *block) head() Head {
-	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}
-}
-
-// readLinks reads the different blocks that a node links to, and how many of
-// them, at the end, are those of skip links. Links that lead to no block are left
-// out, and one of them is told of.
-func (b *block) readLinks(node ipld.Node) (bad error) {
-	links := node.Links()
-	seen := make(map[blockID]bool, len(links))
-	b.links = make([]blockID, 0, len(links))
-	for _, l := range links {
-		to, err := linkOf(l.Cid)
-		if err != nil {
-			bad = err
-			continue
-		}
-		if seen[to.id] {
-			if !to.v0 {
-				delete(b.v0, to.id)
-			}
-			continue
-		}
-		seen[to.id] = true
-		b.link(to)
-		if b.skips++; l.Name != skipLink {
-			b.skips = 0
-		}
-	}
-	return bad
-}
-
 // session returns a getter for related blocks, and what ends it.
 func (s *blockStore) session(ctx context.Context) (ipld.NodeGetter, context.CancelFunc) {
 	sessions, ok := s.dag.(SessionDAGService)
@@ -454,15 +304,3 @@ func (s *blockStore) session(ctx context.Context) (ipld.NodeGetter, context.Canc
 // isFinal tells whether an error is about the block itself, so that asking
 // again cannot help.
 func isFinal(err error) bool { return errors.Is(err, ErrInvalidBlock) }
-
-// cidsToIDs turns CIDs given by a user into block ids.
-func cidsToIDs(cids []cid.Cid) ([]blockID, error) {
-	ids := make([]blockID, len(cids))
-	for i, c := range cids {
-		var err error
-		if ids[i], err = blockIDOf(c); err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
-}

@@ -1,0 +1,349 @@
+package crdt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ipfs/go-ds-crdt/pb"
+)
+
+// A pendingWrite is a Put, Delete or Batch that waits to be committed.
+type pendingWrite struct {
+	changes *changes
+	taken   bool          // guarded by writer.mu: somebody has begun to commit it
+	err     error         // set before done is closed
+	done    chan struct{} // closed when the write has been committed or has failed
+	told    chan struct{} // closed some time later: its leader has run hooks
+}
+
+// The writer commits local writes in groups: whoever gets the turn takes along
+// what all others wait to have written, up to a block's worth, in the order of
+// arrival, and publishes one delta for it.
+type writer struct {
+	*committer
+	maxDelta int
+
+	mu    sync.Mutex
+	queue []*pendingWrite
+}
+
+// write commits changes, and waits for the hooks to catch up if they are far
+// behind. If ctx ends before the commit has begun, nothing is written.
+func (w *writer) write(ctx context.Context, c *changes) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := &pendingWrite{changes: c, done: make(chan struct{}), told: make(chan struct{})}
+	err := w.join(ctx, p)
+	if err == nil {
+		w.hooks.await(ctx, p.told)
+		w.hooks.yield(ctx)
+	}
+	return err
+}
+
+// join commits a write together with those of others.
+func (w *writer) join(ctx context.Context, p *pendingWrite) error {
+	w.mu.Lock()
+	w.queue = append(w.queue, p)
+	w.mu.Unlock()
+	for {
+		select {
+		case <-p.done:
+			return p.err
+		case <-ctx.Done():
+			if w.withdraw(p) {
+				return ctx.Err()
+			}
+			<-p.done
+			return p.err
+		case <-w.turn:
+			if w.isTaken(p) { // and its leader is about to say how it went
+				w.release()
+				<-p.done
+				return p.err
+			}
+			w.lead(context.WithoutCancel(ctx))
+		}
+	}
+}
+
+func (w *writer) isTaken(p *pendingWrite) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return p.taken
+}
+
+// withdraw takes a write back, if nobody has begun to commit it.
+func (w *writer) withdraw(p *pendingWrite) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.Index(w.queue, p)
+	if i >= 0 {
+		w.queue = slices.Delete(w.queue, i, i+1)
+	}
+	return i >= 0
+}
+
+var errAborted = errors.New("crdt: the write was aborted by a panic")
+
+// lead commits one group. The caller has the turn; lead releases it. The others
+// learn of the commit before the hooks run: a hook may wait for one of them.
+func (w *writer) lead(ctx context.Context) {
+	group := w.take()
+	defer func() { // also when a hook panics
+		for _, p := range group {
+			close(p.told)
+		}
+	}()
+	w.settle(ctx, group)
+	w.hooks.run()
+}
+
+// settle commits a group and lets its writers know.
+func (w *writer) settle(ctx context.Context, group []*pendingWrite) {
+	err := errAborted
+	defer func() {
+		for _, p := range group {
+			if p.err == nil {
+				p.err = err
+			}
+			close(p.done)
+		}
+	}()
+	err = w.commitGroup(ctx, group)
+}
+
+// take takes waiting writes off the queue, as many as fit a delta.
+func (w *writer) take() []*pendingWrite {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, size := 0, 0
+	for n < len(w.queue) && (n == 0 || size+w.queue[n].changes.size <= w.maxDelta) {
+		size += w.queue[n].changes.size
+		w.queue[n].taken = true
+		n++
+	}
+	group := w.queue[:n:n]
+	if w.queue = w.queue[n:]; len(w.queue) == 0 {
+		w.queue = nil // the array holds the writes that were taken
+	}
+	return group
+}
+
+// commitGroup commits the writes of a group and gives the turn back. The error
+// is that of all; a write that is at fault alone gets its own and is left out.
+func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
+	defer w.release()
+	err := w.commitLocked(ctx, group)
+	if len(group) == 1 || !errors.Is(err, ErrInvalidBlock) && !errors.Is(err, ErrTooLarge) {
+		return err
+	}
+	for i, p := range group { // one of them was not admitted, or is larger than it looks
+		p.err = nil // there may be more room now
+		if err := w.commitLocked(ctx, group[i:i+1]); err != nil {
+			p.err = err
+		}
+	}
+	return nil
+}
+
+func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) error {
+	if len(group) == 0 {
+		return nil
+	}
+	c, err := w.beginLocked(ctx)
+	if err != nil {
+		return err
+	}
+	room := w.blocks.room("", len(c.links("")))
+	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
+	if err != nil {
+		return err
+	}
+	if err := c.publish(ctx, deltas); err != nil {
+		return err
+	}
+	return c.finish(ctx)
+}
+
+// fold joins the changes of a group, in order, without those that do not fit.
+func fold(group []*pendingWrite, room int) *changes {
+	if len(group) == 1 && group[0].changes.fit(room) == nil {
+		return group[0].changes
+	}
+	all := &changes{}
+	for _, p := range group {
+		if p.err = p.changes.fit(room); p.err == nil {
+			all.add(p.changes)
+		}
+	}
+	return all
+}
+
+// compose makes the deltas of local changes, each of no more than limit bytes
+// where it can be, the first to be published first. Mostly it is one.
+func (c *commit) compose(ctx context.Context, all *changes, limit int) ([]Delta, error) {
+	p := &packer{limit: limit, priority: c.dag.height(""), newDelta: c.blocks.newDelta}
+	if err := c.set.loadAhead(ctx, all.keys()); err != nil {
+		return nil, err
+	}
+	var losers []*pb.Element
+	for _, ch := range all.list {
+		removed, err := c.prepare(ctx, p, ch)
+		if err != nil {
+			return nil, err
+		}
+		losers = append(losers, removed...)
+	}
+	for _, t := range losers {
+		p.tombstone(t)
+	}
+	return p.deltas(), nil
+}
+
+// prepare packs one change, and returns the tombstones of losing versions.
+//
+// Where they do not fit one block, the losers' tombstones go into the later
+// blocks. Readers come from the newest block down, so they see the losers go
+// first, and never an old value in the place of the winner.
+func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*pb.Element, err error) {
+	k, err := c.set.load(ctx, ch.key)
+	if err != nil {
+		return nil, err
+	}
+	clear, least := ch.clear, uint64(0)
+	if ch.put && k.win != nil {
+		// A write must win over what it replaces, even if that came from
+		// another DAG or claims a height beyond all others.
+		if !clear && k.win.priority >= maxPriority {
+			clear, least = true, maxPriority
+		}
+		p.priority = max(p.priority, k.nextPriority())
+	}
+	if ch.put {
+		p.element(&pb.Element{Key: ch.key, Value: ch.value})
+	}
+	if !clear || k.win == nil {
+		return nil, nil
+	}
+	ids, err := c.set.live(ctx, ch.key, least)
+	if err != nil {
+		return nil, err
+	}
+	tombstones := tombstonesFor(ch.key, ids)
+	last := len(tombstones) - 1
+	p.tombstone(tombstones[last])
+	return tombstones[:last], nil
+}
+
+// A packer spreads elements and tombstones over as many deltas as it takes.
+type packer struct {
+	limit    int
+	newDelta func() Delta
+	priority uint64 // of the first delta
+	full     []*pb.Delta
+	now      *pb.Delta
+	size     int
+}
+
+func (p *packer) element(e *pb.Element) {
+	p.makeRoom(elementSize(e.GetKey(), e.GetValue()))
+	p.now.Elements = append(p.now.Elements, e)
+}
+
+func (p *packer) tombstone(e *pb.Element) {
+	p.makeRoom(tombstoneSize(e.GetKey()))
+	p.now.Tombstones = append(p.now.Tombstones, e)
+}
+
+func (p *packer) makeRoom(size int) {
+	if p.now == nil || p.size+size > p.limit {
+		p.now, p.size = &pb.Delta{}, 0
+		p.full = append(p.full, p.now)
+	}
+	p.size += size
+}
+
+func (p *packer) deltas() []Delta {
+	deltas, priority := make([]Delta, len(p.full)), p.priority
+	for i, d := range p.full {
+		deltas[i] = p.newDelta()
+		deltas[i].SetElements(d.Elements)
+		slices.SortFunc(d.Tombstones, byKeyAndID) // where old peers have them
+		deltas[i].SetTombstones(d.Tombstones)
+		deltas[i].SetPriority(priority)
+		priority = above(priority)
+	}
+	return deltas
+}
+
+func byKeyAndID(a, b *pb.Element) int {
+	return cmp.Or(strings.Compare(a.GetKey(), b.GetKey()), strings.Compare(a.GetId(), b.GetId()))
+}
+
+// publish makes each delta a block on top of the last, and merges them. The DAG
+// service gets them when the commit is finished.
+func (c *commit) publish(ctx context.Context, deltas []Delta) error {
+	for _, d := range deltas {
+		b, err := c.build(ctx, d)
+		if err != nil {
+			return err
+		}
+		if err := c.blocks.admit(ctx, b); err != nil {
+			return err
+		}
+		c.made = append(c.made, b)
+		if err := c.merge(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// links returns the heads of a DAG that the next block replaces.
+func (c *commit) links(dagName string) []blockID {
+	heads := c.purge.shown(c.dag.heads.now).of(dagName)
+	return heads[:min(len(heads), c.blocks.maxLinks())]
+}
+
+// build makes a delta a block that is not known yet. A tag sees to that. A delta
+// without one may make a block that was merged before, where a DAG starts again
+// after a purge or on a head that a user put back: then it gets another priority,
+// and fails if it has the greatest already.
+func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
+	tagged := c.blocks.tag(d)
+	for {
+		name := d.GetDagName()
+		heads := c.links(name)
+		skips := c.skips.links(name, d.GetPriority(), heads)
+		b, err := c.blocks.build(d, heads, skips...)
+		if err != nil {
+			return nil, err
+		}
+		c.dag.assume(complete, skips...)
+		if tagged {
+			c.dag.assume(unknown, b.id)
+			return b, nil
+		}
+		known, err := c.heardOf(ctx, b.id)
+		if err != nil || !known && !c.purge.hides(b.id) {
+			return b, err
+		}
+		d.SetPriority(d.GetPriority() + 1)
+	}
+}
+
+// heardOf tells whether a block is known, or claimed to be there.
+func (c *commit) heardOf(ctx context.Context, id blockID) (bool, error) {
+	m, err := c.dag.mark(ctx, id)
+	if err != nil || m.state != unknown {
+		return true, err
+	}
+	keys, err := c.set.claimedKeys(ctx, id)
+	return len(keys) > 0, err
+}
