@@ -82,7 +82,7 @@ func boundBlocksInFlight(t *testing.T) {
 	net := newTestNet()
 	r := net.newReplica(t)
 	liar := net.node()
-	r.must(r.acquire(ctx)) // the merger has to wait
+	r.must(r.committer.acquire(ctx)) // the merger has to wait
 	greedy := &pb.Delta{Priority: 1}
 	for range 30_000 {
 		greedy.Elements = append(greedy.Elements, &pb.Element{Key: "/a"})
@@ -103,7 +103,7 @@ func boundBlocksInFlight(t *testing.T) {
 	})
 	offered = append(offered, r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement("/small")}))
 	waitFor(t, "a small block to arrive", func() bool { return len(lanes.small.queue) == 1 })
-	r.release()
+	r.committer.release()
 	for _, c := range offered {
 		r.awaitMerged(c)
 	}

@@ -40,13 +40,13 @@ func TestFailedCommitPutsItsChangesBackBelowTheNext(t *testing.T) {
 	r.must(b.Put(ctx, ds.NewKey("/both"), []byte("1")))
 	r.must(b.Delete(ctx, ds.NewKey("/gone")))
 	faulty.failIn(0, 1, false)
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	failed := make(chan error)
 	go func() { failed <- b.Commit(ctx) }()
 	r.awaitWriters(1)
 	r.must(b.Put(ctx, ds.NewKey("/both"), []byte("2")))
 	r.must(b.Put(ctx, ds.NewKey("/gone"), []byte("2")))
-	r.release()
+	r.committer.release()
 	if err := <-failed; !errors.Is(err, errFault) {
 		t.Fatalf("Commit: %v", err)
 	}
@@ -131,7 +131,7 @@ func (d swollen) Marshal() ([]byte, error) {
 func TestDeltaThatIsLargerThanItLooksFailsAlone(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	r.reopenWith(r.node, &MerkleCRDTOptions{DeltaFactory: func() Delta { return swollen{&pbDelta{}} }})
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	errs := make(map[string]error)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -144,7 +144,7 @@ func TestDeltaThatIsLargerThanItLooksFailsAlone(t *testing.T) {
 		})
 	}
 	r.awaitWriters(5)
-	r.release()
+	r.committer.release()
 	wg.Wait()
 	if !errors.Is(errs["/large"], ErrTooLarge) || !errors.Is(errs["/fails"], errSwollen) || errs["/a"] != nil || errs["/b"] != nil || errs["/c"] != nil {
 		t.Errorf("errors: %v", errs)

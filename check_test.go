@@ -52,7 +52,7 @@ func TestDeltasThatAreNotAdmittedAreRefused(t *testing.T) {
 
 func TestWritesThatAreNotAdmittedFailAlone(t *testing.T) {
 	r := newTestNet().newReplica(t, forbid)
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	var wg sync.WaitGroup
 	for i := range 10 {
 		wg.Go(func() { r.put(fmt.Sprint("/good/", i), "v") })
@@ -64,7 +64,7 @@ func TestWritesThatAreNotAdmittedFailAlone(t *testing.T) {
 		})
 	}
 	r.awaitWriters(20)
-	r.release()
+	r.committer.release()
 	wg.Wait()
 	if got := r.pairs(); len(got) != 10 {
 		t.Errorf("pairs: %v", got)
@@ -130,14 +130,14 @@ func TestWriteThatFitsInTheSecondAttempt(t *testing.T) {
 	for i := range 30 {
 		r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement(fmt.Sprint("/h", i))}))
 	}
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	errs := make([]chan error, 3)
 	for i, w := range []struct{ key, value string }{{"/good", "v"}, {"/forbidden/k", "v"}, {"/large", strings.Repeat("x", 2500)}} {
 		errs[i] = make(chan error, 1)
 		go func() { errs[i] <- r.Put(ctx, ds.NewKey(w.key), []byte(w.value)) }()
 		r.awaitWriters(i + 1)
 	}
-	r.release()
+	r.committer.release()
 	for i, c := range errs {
 		if err := <-c; (err == nil) != (i != 1) {
 			t.Errorf("write %d: %v", i, err)

@@ -7,20 +7,23 @@ import (
 	"sync/atomic"
 
 	"github.com/ipfs/go-ds-crdt/pb"
+	logging "github.com/ipfs/go-log/v2"
 )
 
 // The committer is the only writer of the store. Every change of state is a
 // commit: the holder of the turn builds it in memory and writes it as one
 // batch.
+//
+// A method whose name ends in InTurn is for the holder of the turn alone, as is
+// every method of a commit.
 type committer struct {
-	store     *rowStore
-	blocks    *blockStore
-	frontier  *frontier
-	hooks     *hookQueue
-	failed    func()         // called when a write has failed; must not block
-	reloaded  func()         // called when the store may have rows that nobody knows of
-	published func([]*block) // called with new blocks, in commit order; must not block
-	leftOut   atomic.Uint64  // void elements and tombstones of merged blocks
+	store    *rowStore
+	blocks   *blockStore
+	frontier *frontier
+	hooks    *hookQueue
+	notify   callbacks
+	leftOut  atomic.Uint64 // void elements and tombstones of merged blocks
+	recheck  chan struct{} // holds a token while somebody has to make a commit, after a write that failed
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
@@ -37,11 +40,28 @@ type committer struct {
 	voids      boundedLog
 }
 
-func newCommitter(store *rowStore, blocks *blockStore, hooks *hookQueue) *committer {
-	c := &committer{store: store, blocks: blocks, frontier: &frontier{}, hooks: hooks, stale: true, spread: maxSpread, uncovers: maxValueBytes, skips: make(skips)}
-	c.failed, c.reloaded, c.published = func() {}, func() {}, func([]*block) {}
-	c.turn = make(chan struct{}, 1)
-	c.turn <- struct{}{}
+// callbacks tell others of commits. They must not block.
+type callbacks struct {
+	reloaded  func()         // the store may have rows that nobody knows of
+	published func([]*block) // these blocks are new; called in the order of the commits
+}
+
+func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQueue, notify callbacks, log logging.StandardLogger) *committer {
+	c := &committer{
+		store:    store,
+		blocks:   blocks,
+		frontier: f,
+		hooks:    hooks,
+		notify:   notify,
+		recheck:  make(chan struct{}, 1),
+		turn:     make(chan struct{}, 1),
+		stale:    true,
+		spread:   maxSpread,
+		uncovers: maxValueBytes,
+		skips:    make(skips),
+		voids:    boundedLog{log: log, what: "leaving out part of a block"},
+	}
+	c.release()
 	return c
 }
 
@@ -60,24 +80,24 @@ func (c *committer) release() { c.turn <- struct{}{} }
 
 // A commit is one atomic change of the state.
 type commit struct {
-	*committer
-	set  *setChange
-	dag  *dagChange
-	made []*block // published by it: for the DAG service, before all else
-	void []*block // merged by it without some of their elements or tombstones
+	committer *committer
+	set       *setChange
+	dag       *dagChange
+	made      []*block // published by it: for the DAG service, before all else
+	void      []*block // merged by it without some of their elements or tombstones
 
 	// Once that is known:
 	rows   []row   // what it writes
 	events []event // what the hooks are told when it is written
 }
 
-// beginLocked starts a commit. The caller has the turn. A commit that is not
-// finished leaves no trace.
-func (c *committer) beginLocked(ctx context.Context) (*commit, error) {
+// beginInTurn starts a commit. A commit that is not finished leaves no trace.
+func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	if c.stale {
-		if err := c.reload(ctx); err != nil {
+		if err := c.reloadInTurn(ctx); err != nil {
 			return nil, err
 		}
+		c.notify.reloaded()
 	}
 	now := &commit{
 		committer: c,
@@ -89,8 +109,8 @@ func (c *committer) beginLocked(ctx context.Context) (*commit, error) {
 	return now, nil
 }
 
-// reload brings what is kept in memory in line with the store.
-func (c *committer) reload(ctx context.Context) error {
+// reloadInTurn brings what is kept in memory in line with the store.
+func (c *committer) reloadInTurn(ctx context.Context) error {
 	if err := c.store.recover(ctx); err != nil {
 		return err
 	}
@@ -98,19 +118,18 @@ func (c *committer) reload(ctx context.Context) error {
 		return err
 	}
 	c.tombstones, c.claims, c.waiting = true, true, true
-	if err := c.lookLocked(ctx); err != nil {
+	if err := c.lookInTurn(ctx); err != nil {
 		return err
 	}
-	if err := c.makeSure(ctx); err != nil {
+	if err := c.makeSureInTurn(ctx); err != nil {
 		return err
 	}
 	c.stale = false
-	c.reloaded()
 	return nil
 }
 
-// makeSure tells of a commit whose write failed, if it was made all the same.
-func (c *committer) makeSure(ctx context.Context) error {
+// makeSureInTurn tells of a commit whose write failed, if it was made all the same.
+func (c *committer) makeSureInTurn(ctx context.Context) error {
 	if c.unsure == nil {
 		return nil
 	}
@@ -125,9 +144,9 @@ func (c *committer) makeSure(ctx context.Context) error {
 	return nil
 }
 
-// lookLocked finds out whether there is still anything to look up for every
+// lookInTurn finds out whether there is still anything to look up for every
 // merged block: mostly there is not, and merging is faster.
-func (c *committer) lookLocked(ctx context.Context) (err error) {
+func (c *committer) lookInTurn(ctx context.Context) (err error) {
 	if c.tombstones {
 		if c.tombstones, err = c.store.any(ctx, c.store.keys.tombstones); err != nil {
 			return err
@@ -147,10 +166,10 @@ func (c *committer) lookLocked(ctx context.Context) (err error) {
 // merge adds a block to the commit, unless it has been merged before, or is
 // being purged.
 func (c *commit) merge(ctx context.Context, b *block) error {
-	if c.purge.hides(b.id) {
+	if c.committer.purge.hides(b.id) {
 		return nil
 	}
-	c.purge.note(b)
+	c.committer.purge.note(b)
 	m, err := c.dag.mark(ctx, b.id)
 	if err != nil {
 		return err
@@ -179,7 +198,7 @@ func (c *commit) isMerged(ctx context.Context) func(blockID) (bool, error) {
 
 // mergePart applies some tombstones of a block that is to be merged later.
 func (c *commit) mergePart(ctx context.Context, w wanted, part []*pb.Element) error {
-	if c.purge.hides(w.id) {
+	if c.committer.purge.hides(w.id) {
 		return nil
 	}
 	c.dag.setQueued(w.id, &w)
@@ -189,7 +208,7 @@ func (c *commit) mergePart(ctx context.Context, w wanted, part []*pb.Element) er
 // refuse marks a block as one that will never be merged. It returns false for
 // a block that has been judged before.
 func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
-	if c.purge.hides(b.id) {
+	if c.committer.purge.hides(b.id) {
 		return false, nil
 	}
 	m, err := c.dag.mark(ctx, b.id)
@@ -221,38 +240,56 @@ func (c *commit) finish(ctx context.Context) error {
 	if len(c.rows) == 0 {
 		return nil
 	}
-	c.events = c.hooks.eventsOf(c.set.order) // now: once the write has failed, the caller may reuse the values
-	if err := c.blocks.addAll(ctx, c.made); err != nil {
+	c.events = c.committer.hooks.eventsOf(c.set.order) // now: once the write has failed, the caller may reuse the values
+	return c.committer.writeInTurn(ctx, c)
+}
+
+func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
+	if err := c.blocks.addAll(ctx, now.made); err != nil {
 		return err
 	}
-	if err := c.store.write(ctx, c.rows); err != nil {
-		c.stale, c.unsure = true, c
-		c.failed()
+	if err := c.store.write(ctx, now.rows); err != nil {
+		c.stale, c.unsure = true, now
+		c.wantRecheck()
 		return fmt.Errorf("crdt: writing to the store: %w", err)
 	}
-	c.tombstones = c.tombstones || c.set.leavesTombstones()
-	c.claims = c.claims || len(c.set.claims)+len(c.dag.covers) > 0
-	c.waiting = c.waiting || len(c.dag.waits) > 0
-	c.frontier.set(c.dag.heads.now, c.dag.roots.now)
-	for _, name := range c.dag.begunAnew {
+	c.learnInTurn(now)
+	now.tell()
+	return nil
+}
+
+// learnInTurn brings what is kept in memory in line with a commit.
+func (c *committer) learnInTurn(now *commit) {
+	c.tombstones = c.tombstones || now.set.leavesTombstones()
+	c.claims = c.claims || len(now.set.claims)+len(now.dag.covers) > 0
+	c.waiting = c.waiting || len(now.dag.waits) > 0
+	c.frontier.set(now.dag.heads.now, now.dag.roots.now)
+	for _, name := range now.dag.begunAnew {
 		c.skips.forget(name) // they would lead newcomers below the snapshot
 	}
-	for _, id := range c.dag.completed {
-		if tip := c.dag.marks[id].tip; !c.purge.hides(id) {
+	for _, id := range now.dag.completed {
+		if tip := now.dag.marks[id].tip; !c.purge.hides(id) {
 			c.skips.note(tip.DAGName, tip.Height, id)
 		}
 	}
-	c.tell()
-	return nil
+}
+
+// wantRecheck has the store looked at again after a write that failed: it may have
+// been made, and nobody been told. It does not block.
+func (c *committer) wantRecheck() {
+	select {
+	case c.recheck <- struct{}{}:
+	default:
+	}
 }
 
 // tell has the hooks run and the new blocks announced.
 func (c *commit) tell() {
-	c.hooks.push(c.events)
-	c.published(c.made)
+	c.committer.hooks.push(c.events)
+	c.committer.notify.published(c.made)
 	for _, b := range c.void {
-		c.leftOut.Add(uint64(b.delta.void))
-		c.voids.report(fmt.Errorf("%d elements and tombstones of block %s, such as: %w", b.delta.void, b.id.Cid(), b.delta.fault))
+		c.committer.leftOut.Add(uint64(b.delta.void))
+		c.committer.voids.report(fmt.Errorf("%d elements and tombstones of block %s, such as: %w", b.delta.void, b.id.Cid(), b.delta.fault))
 	}
 }
 
@@ -296,7 +333,7 @@ func (c *committer) attempt(ctx context.Context, values map[versionName]*loser, 
 	defer c.hooks.run()
 	defer c.release()
 	ctx = context.WithoutCancel(ctx) // a commit is not cut off half-way
-	commit, err := c.beginLocked(ctx)
+	commit, err := c.beginInTurn(ctx)
 	if err != nil {
 		return err
 	}

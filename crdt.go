@@ -26,13 +26,14 @@ var (
 // returned before, and never wait for the network. After Close every method
 // with an error returns ErrClosed.
 type Datastore struct {
-	opts   *Options
-	log    logging.StandardLogger
-	store  *rowStore
-	blocks *blockStore
-	hooks  *hookQueue
+	opts     *Options
+	log      logging.StandardLogger
+	store    *rowStore
+	blocks   *blockStore
+	hooks    *hookQueue
+	frontier *frontier
 
-	*committer
+	committer *committer
 	writer    *writer
 	walker    *walker
 	merger    *merger
@@ -82,12 +83,13 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		return nil, err
 	}
 	d := &Datastore{
-		opts:   opts,
-		log:    opts.Logger,
-		store:  rows,
-		blocks: &blockStore{dag: dagSyncer, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
-		hooks:  newHookQueue(opts),
-		stop:   stop,
+		opts:     opts,
+		log:      opts.Logger,
+		store:    rows,
+		blocks:   &blockStore{dag: dagSyncer, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
+		hooks:    newHookQueue(opts),
+		frontier: &frontier{},
+		stop:     stop,
 	}
 	d.blocks.isKnown = func(ctx context.Context, id blockID) (bool, error) { return rows.Has(ctx, rows.keys.block(id)) }
 	d.closing, d.abort = context.WithCancel(ctx)
@@ -103,15 +105,11 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 
 func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	lanes := newLanes(d.opts.NumWorkers * fetchesPerWorker)
-	d.committer = newCommitter(d.store, d.blocks, d.hooks)
-	d.voids = boundedLog{log: d.log, what: "leaving out part of a block"}
 	d.walker = newWalker(ctx, d.blocks, d.opts, lanes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
-	d.published = d.announcer.announce
+	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.walker.lookAgain, published: d.announcer.announce}, d.log)
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
-	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes, broken: make(chan struct{}, 1)}
-	d.merger.refusals = boundedLog{log: d.log, what: "refusing a block"}
-	d.failed = d.merger.breaks
+	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes, refusals: boundedLog{log: d.log, what: "refusing a block"}}
 	d.repairer = newRepairer(d.committer, d.walker, d.log)
 }
 
@@ -120,19 +118,18 @@ func (d *Datastore) prepare(ctx context.Context) error {
 	if err := migrate(ctx, d.store, d.blocks, d.log); err != nil {
 		return err
 	}
-	if err := d.reload(ctx); err != nil {
+	if err := d.committer.reloadInTurn(ctx); err != nil {
 		return err
 	}
 	if err := d.walker.resume(ctx, d.store); err != nil {
 		return fmt.Errorf("crdt: reading what is missing: %w", err)
 	}
-	d.reloaded = d.walker.lookAgain
 	return d.store.Put(ctx, d.store.keys.open, []byte{})
 }
 
 func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	d.background.Go(d.merger.run)
-	d.background.Go(func() { d.recall(ctx) })
+	d.background.Go(func() { d.committer.recall(ctx) })
 	d.background.Go(func() { d.repairer.run(ctx, d.opts.RepairInterval) })
 	if bcast == nil {
 		return
@@ -329,7 +326,7 @@ func (d *Datastore) close() error {
 
 // settleStore leaves the store as the next New expects it.
 func (d *Datastore) settleStore(ctx context.Context) error {
-	if d.stale { // nobody else commits any more
+	if d.committer.stale { // nobody else commits any more
 		if err := d.store.recover(ctx); err != nil {
 			return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
 		}

@@ -533,7 +533,7 @@ func TestTooLarge(t *testing.T) {
 func TestConcurrentWritersShareBlocks(t *testing.T) {
 	net := newTestNet()
 	a, b := net.newReplica(t), net.newReplica(t)
-	a.must(a.acquire(ctx)) // as a commit would, while the others come
+	a.must(a.committer.acquire(ctx)) // as a commit would, while the others come
 	var wg sync.WaitGroup
 	for i := range 64 {
 		wg.Go(func() { a.put(fmt.Sprint("/", i), "v") })
@@ -543,7 +543,7 @@ func TestConcurrentWritersShareBlocks(t *testing.T) {
 		defer a.writer.mu.Unlock()
 		return len(a.writer.queue) == 64
 	})
-	a.release()
+	a.committer.release()
 	wg.Wait()
 	if h := a.InternalStats(ctx).MaxHeight; h != 1 {
 		t.Errorf("%d blocks for 64 concurrent puts", h)
@@ -576,7 +576,7 @@ func TestWritesOfManyGoroutinesAreSeenWhenTheyReturn(t *testing.T) {
 // does not fail those that share the block.
 func TestCancelledWriteLeavesTheGroup(t *testing.T) {
 	r := newTestNet().newReplica(t)
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	cancelled, cancel := context.WithCancel(ctx)
 	errs := make(chan error)
 	go func() { errs <- r.Put(cancelled, ds.NewKey("/cancelled"), nil) }()
@@ -587,7 +587,7 @@ func TestCancelledWriteLeavesTheGroup(t *testing.T) {
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("Put: %v", err)
 	}
-	r.release()
+	r.committer.release()
 	wg.Wait()
 	if got := r.pairs(); len(got) != 1 || got["/kept"] != "v" {
 		t.Errorf("pairs: %v", got)
@@ -635,7 +635,7 @@ func TestPutValueBelongsToCallerAfterwards(t *testing.T) {
 func TestFinishedWritesAreForgotten(t *testing.T) {
 	const writes = 64
 	r := newTestNet().newReplica(t)
-	<-r.turn
+	<-r.committer.turn
 	var wg sync.WaitGroup
 	values := make(chan weak.Pointer[[1 << 10]byte], writes)
 	for i := range writes {
@@ -646,7 +646,7 @@ func TestFinishedWritesAreForgotten(t *testing.T) {
 		})
 	}
 	r.awaitWriters(writes)
-	r.turn <- struct{}{}
+	r.committer.turn <- struct{}{}
 	wg.Wait()
 	close(values)
 	var all []weak.Pointer[[1 << 10]byte]

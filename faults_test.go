@@ -171,7 +171,7 @@ func TestPublishLeavesTheSameBlockOfAnotherReplicaAlone(t *testing.T) {
 	merged := false
 	dagSyncer.next.Store(&interruption{loser, func() {
 		merged = true
-		r.must(r.do(ctx, func(c *commit) error { return c.merge(ctx, same) }))
+		r.must(r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, same) }))
 	}})
 	_, err = r.Publish(ctx, d)
 	r.must(err)
@@ -280,7 +280,7 @@ func TestPanickingHookLeavesNoOtherWriterWaiting(t *testing.T) {
 			}
 		}
 	})
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	ended := make(chan any, 2)
 	for i := range 2 {
 		go func() {
@@ -289,7 +289,7 @@ func TestPanickingHookLeavesNoOtherWriterWaiting(t *testing.T) {
 		}()
 	}
 	r.awaitWriters(2)
-	r.release()
+	r.committer.release()
 	waitFor(t, "both writers to end", func() bool { return len(ended) == 2 })
 	if first, second := <-ended, <-ended; (first == nil) == (second == nil) {
 		t.Errorf("the writers panicked with %v and %v, want one panic", first, second)
@@ -309,13 +309,13 @@ func TestCommittedWritersLeaveTheTurnAlone(t *testing.T) {
 			<-goOn
 		}
 	})
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() { r.put("/k", "v") })
 	}
 	r.awaitWriters(3)
-	r.release()
+	r.committer.release()
 	<-begun
 	if n := allocations(50 * time.Millisecond); n > 2000 {
 		t.Errorf("%d allocations while all wait for a hook", n)

@@ -195,14 +195,14 @@ func TestHookThatWaitsForOtherWritersGetsTheirWrites(t *testing.T) {
 			}
 		})
 		r.limitHooks(2, 1<<20)
-		r.must(r.acquire(ctx))
+		r.must(r.committer.acquire(ctx))
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() { r.put(fmt.Sprint("/k/", i), "v"); returned <- struct{}{} })
 		}
 		r.awaitWriters(8)
 		begun := time.Now()
-		r.release()
+		r.committer.release()
 		wg.Wait()
 		if took := time.Since(begun); took > 5*hookPatience || len(r.pairs()) != 12 {
 			t.Errorf("after %s: %v", took, r.pairs())

@@ -15,14 +15,13 @@ import (
 // at a time when they come faster than they can be committed one by one. It is
 // one goroutine.
 type merger struct {
-	*committer
-	ctx      context.Context
-	log      logging.StandardLogger
-	walker   *walker
-	lanes    *lanes
-	broken   chan struct{}  // holds a token while the store must be looked at again
-	readers  sync.WaitGroup // goroutines that read values that blocks wait for
-	refusals boundedLog
+	committer *committer
+	ctx       context.Context
+	log       logging.StandardLogger
+	walker    *walker
+	lanes     *lanes
+	readers   sync.WaitGroup // goroutines that read values that blocks wait for
+	refusals  boundedLog
 }
 
 // Limits of the merger.
@@ -42,31 +41,23 @@ func (m *merger) run() {
 			m.mergeAll(m.collect(a))
 			m.mergeSmall()
 		case <-m.walker.again:
-			if err := m.walker.resume(m.ctx, m.store); err != nil {
+			if err := m.walker.resume(m.ctx, m.committer.store); err != nil {
 				m.log.Warnf("reading the queue: %s", err)
 			}
-		case <-m.broken:
-			m.mend()
+		case <-m.committer.recheck:
+			m.recheckStore()
 		case <-m.ctx.Done():
 		}
 		m.rest()
 	}
 }
 
-// breaks has the store looked at again after a write that failed: it may have been
-// made, and nobody been told. It does not block.
-func (m *merger) breaks() {
-	select {
-	case m.broken <- struct{}{}:
-	default:
-	}
-}
-
-// mend does so with an empty commit, again and again until it succeeds.
-func (m *merger) mend() {
-	if err := m.once(m.ctx, nil, func(*commit) error { return nil }); err != nil && m.ctx.Err() == nil {
+// recheckStore has the committer look at the store after a write that failed, with
+// an empty commit, again and again until it succeeds.
+func (m *merger) recheckStore() {
+	if err := m.committer.once(m.ctx, nil, func(*commit) error { return nil }); err != nil && m.ctx.Err() == nil {
 		m.log.Errorf("looking at the store after a write that failed: %s", err)
-		time.AfterFunc(retryPause, m.breaks)
+		time.AfterFunc(retryPause, m.committer.wantRecheck)
 	}
 }
 
@@ -81,7 +72,7 @@ func (m *merger) mergeSmall() {
 
 // collect takes along what else has arrived in the same lane.
 func (m *merger) collect(first *arrival) []*arrival {
-	m.hooks.waitForRoom()
+	m.committer.hooks.waitForRoom()
 	group, size := []*arrival{first}, first.size()
 	for len(group) < maxGroupBlocks && size < maxGroupSize {
 		select {
@@ -166,7 +157,7 @@ func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
 	if len(part) == 0 {
 		return nil
 	}
-	err := m.once(m.ctx, a.job.values, func(c *commit) error {
+	err := m.committer.once(m.ctx, a.job.values, func(c *commit) error {
 		w := wanted{id: a.job.id, height: a.block.delta.priority, v0: a.job.v0}
 		return c.mergePart(context.WithoutCancel(m.ctx), w, part)
 	})
@@ -179,7 +170,7 @@ func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
 // readValues reads losing versions that a block uncovers, and has the block brought
 // again. It is not kept meanwhile: that may take long.
 func (m *merger) readValues(j *job, missing missingValues, known map[versionName]*loser) {
-	values, err := m.blocks.someValues(m.ctx, missing, known, m.uncovers)
+	values, err := m.committer.blocks.someValues(m.ctx, missing, known, m.committer.uncovers)
 	if err != nil {
 		m.log.Warnf("merging block %s needs an older one: %s", j.id.Cid(), err)
 		m.walker.fail(j, err)
@@ -190,11 +181,11 @@ func (m *merger) readValues(j *job, missing missingValues, known map[versionName
 
 // merge commits a group in one piece and tells the walker what is missing.
 func (m *merger) merge(group []*arrival) error {
-	if err := m.blocks.keep(m.ctx, inlineOf(group)); err != nil {
+	if err := m.committer.blocks.keep(m.ctx, inlineOf(group)); err != nil {
 		return err
 	}
 	var c *commit
-	err := m.once(m.ctx, valuesOf(group), func(now *commit) error {
+	err := m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
 		c = now
 		return m.fill(context.WithoutCancel(m.ctx), now, group)
 	})
@@ -286,11 +277,11 @@ func valuesOf(group []*arrival) map[versionName]*loser {
 
 // rest looks after what can wait until nothing is missing.
 func (m *merger) rest() {
-	if !m.lanes.empty() || m.walker.len() > 0 || m.acquire(m.ctx) != nil {
+	if !m.lanes.empty() || m.walker.len() > 0 || m.committer.acquire(m.ctx) != nil {
 		return
 	}
-	defer m.release()
-	if err := m.lookLocked(context.WithoutCancel(m.ctx)); err != nil {
+	defer m.committer.release()
+	if err := m.committer.lookInTurn(context.WithoutCancel(m.ctx)); err != nil {
 		m.log.Warnf("looking at the store: %s", err)
 	}
 }

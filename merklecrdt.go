@@ -66,7 +66,7 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 	}
 	defer end()
 	var b *block
-	err = m.do(ctx, func(c *commit) error {
+	err = m.committer.do(ctx, func(c *commit) error {
 		ctx := context.WithoutCancel(ctx)
 		if err := c.rank(ctx, d); err != nil {
 			return err

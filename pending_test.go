@@ -12,9 +12,9 @@ import (
 // limitCommits makes the commits of a replica smaller than they have to be.
 func (r *replica) limitCommits(spread, uncovers int) {
 	r.t.Helper()
-	r.must(r.acquire(ctx))
-	defer r.release()
-	r.spread, r.uncovers = spread, uncovers
+	r.must(r.committer.acquire(ctx))
+	defer r.committer.release()
+	r.committer.spread, r.committer.uncovers = spread, uncovers
 }
 
 // forgePriority makes a block of a priority that says nothing else of interest.

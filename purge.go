@@ -42,7 +42,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 		return 0, err
 	}
 	defer m.repairer.releaseAlone()
-	p := &purge{committer: m.committer, walker: m.walker, dag: dagName}
+	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, walker: m.walker, dag: dagName}
 	defer p.end(context.WithoutCancel(ctx))
 	return p.run(ctx)
 }
@@ -62,13 +62,15 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 // them, a tombstone of their versions leaves a row, and neither they nor snapshots
 // that tell of them are merged before the purge has ended.
 type purge struct {
-	*committer
-	walker *walker
-	dag    string
-	walk   traversal
-	found  map[blockID]*foundBlock
-	wants  []blockID // missing blocks that the DAG alone has wanted
-	names  map[versionName]bool
+	store     *rowStore
+	blocks    *blockStore
+	committer *committer
+	walker    *walker
+	dag       string
+	walk      traversal
+	found     map[blockID]*foundBlock
+	wants     []blockID // missing blocks that the DAG alone has wanted
+	names     map[versionName]bool
 
 	// Owned by the holder of the turn:
 	late   []blockID        // blocks of the DAG that were merged after the purge began
@@ -144,7 +146,7 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 // start begins to note what is merged. It returns the tops of the DAG, and what
 // an earlier purge has left to be removed.
 func (p *purge) start(ctx context.Context) (tops, left []blockID, err error) {
-	err = p.do(ctx, func(c *commit) error {
+	err = p.committer.do(ctx, func(c *commit) error {
 		tops = append(c.dag.heads.now.of(p.dag), c.dag.roots.now.of(p.dag)...)
 		p.committer.purge = p
 		row, _, err := p.store.get(ctx, p.store.keys.purged)
@@ -210,7 +212,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 	for id, b := range p.found {
 		hidden[id] = b.tip.DAGName == p.dag
 	}
-	err = p.do(ctx, func(c *commit) error {
+	err = p.committer.do(ctx, func(c *commit) error {
 		stillLeft = nil
 		for _, id := range left {
 			if merged, err := c.dag.merged(ctx, id); err != nil {
@@ -223,7 +225,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 			hidden[id] = true
 		}
 		p.hidden = hidden
-		c.skips.forget(p.dag)
+		c.committer.skips.forget(p.dag)
 		return nil
 	})
 	return stillLeft, err
@@ -284,7 +286,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 			size += order[n].size
 			n++
 		}
-		p.hooks.waitForRoom()
+		p.committer.hooks.waitForRoom()
 		blocks, err := p.read(ctx, order[:n])
 		if err != nil {
 			return removed, err
@@ -334,7 +336,7 @@ var errUnexplained = errors.New("crdt: some version is gone")
 // forget commits as many of the blocks as fit, and returns which.
 func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, err error) {
 	for {
-		err = p.do(ctx, func(c *commit) error {
+		err = p.committer.do(ctx, func(c *commit) error {
 			c.set.purge, c.dag.purge = nil, nil // to it the blocks are merged still
 			var err error
 			done, err = p.fill(ctx, c, blocks)
@@ -457,7 +459,7 @@ func (p *purge) removeAll(ctx context.Context, ids []blockID) (removed int, err 
 // finish leaves nothing of the purge. Heads without a mark were put there by
 // hand.
 func (p *purge) finish(ctx context.Context, tops []blockID) error {
-	return p.do(ctx, func(c *commit) error {
+	return p.committer.do(ctx, func(c *commit) error {
 		for _, id := range tops {
 			c.dag.heads.remove(id)
 			c.dag.roots.remove(id)
@@ -470,10 +472,10 @@ func (p *purge) finish(ctx context.Context, tops []blockID) error {
 // end lets blocks be merged again. Those that were fetched before they were
 // removed must not be: they would not be in the DAG service.
 func (p *purge) end(ctx context.Context) {
-	_ = p.acquire(ctx) // it does not end
+	_ = p.committer.acquire(ctx) // it does not end
 	p.walker.forget(p.hidden, p.wants)
 	p.committer.purge = nil
-	p.release()
+	p.committer.release()
 	p.walker.lookAgain() // what is wanted again
 }
 

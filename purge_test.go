@@ -422,7 +422,7 @@ func (p *purgeTest) mergeOne() {
 func (p *purgeTest) mergeBlock(id blockID) {
 	b := *p.model.blocks[id]
 	p.must(p.node.addRaw(id.Cid(), b.raw))
-	p.must(p.do(ctx, func(c *commit) error { return c.merge(ctx, &b) }))
+	p.must(p.committer.do(ctx, func(c *commit) error { return c.merge(ctx, &b) }))
 }
 
 // check takes notice of what has been merged and compares the pairs, and what the

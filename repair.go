@@ -15,9 +15,11 @@ import (
 // were not. This code does not leave such blocks behind; stores of older
 // versions may have them, and then are marked dirty.
 type repairer struct {
-	*committer
-	walker *walker
-	log    logging.StandardLogger
+	store     *rowStore
+	blocks    *blockStore
+	committer *committer
+	walker    *walker
+	log       logging.StandardLogger
 
 	alone chan struct{} // holds one token; whoever takes it repairs or purges
 
@@ -26,7 +28,7 @@ type repairer struct {
 }
 
 func newRepairer(c *committer, w *walker, log logging.StandardLogger) *repairer {
-	r := &repairer{committer: c, walker: w, log: log, alone: make(chan struct{}, 1)}
+	r := &repairer{store: c.store, blocks: c.blocks, committer: c, walker: w, log: log, alone: make(chan struct{}, 1)}
 	r.alone <- struct{}{}
 	return r
 }
@@ -177,7 +179,7 @@ type missed struct {
 
 // findMissed returns the missed blocks below the heads.
 func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []error) {
-	heads, _ := r.frontier.get()
+	heads, _ := r.committer.frontier.get()
 	stages, err := r.known(ctx)
 	if err != nil {
 		return nil, []error{err}
@@ -236,12 +238,12 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 	switch {
 	case err == nil:
 		b.covered = r.covered(ctx, m, b.delta.dag)
-		return r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+		return r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
 	case !isFinal(err):
 		return err
 	}
 	r.log.Warnf("repair refuses a block: %s", err)
-	return r.do(ctx, func(c *commit) error {
+	return r.committer.do(ctx, func(c *commit) error {
 		_, err := c.refuse(ctx, &block{id: m.link.id})
 		return err
 	})

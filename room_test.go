@@ -76,13 +76,13 @@ func TestRoomIsNotHeldByBlocksThatWaitForASlot(t *testing.T) {
 		show := liar.hide(t, links...)
 		r.node.deliver(announcement(top))
 		time.Sleep(2 * time.Second) // the top is merged, and all below it asked for
-		r.must(r.acquire(ctx))
+		r.must(r.committer.acquire(ctx))
 		show()
 		time.Sleep(time.Second)
 		if r.crowds() == 0 {
 			t.Fatal("no block waits for room")
 		}
-		r.release()
+		r.committer.release()
 		time.Sleep(time.Minute)
 
 		honest := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/honest")}))
@@ -107,13 +107,13 @@ func TestWalksTakeTurnsForRoom(t *testing.T) {
 	honest := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/honest")}))
 	show := liar.hide(t, links...)
 	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 5000}, links...))
-	r.must(r.acquire(ctx))
+	r.must(r.committer.acquire(ctx))
 	show()
 	waitFor(t, "a crowd", func() bool { return r.crowds() > 200 })
 	before := r.crowds()
 	r.node.deliver(announceInline(honest, liar.blocks[honest]))
 	waitFor(t, "the honest block to join it", func() bool { return r.crowds() > before })
-	r.release()
+	r.committer.release()
 	r.awaitMerged(honest)
 	passed := 0
 	for _, c := range links {
@@ -190,12 +190,12 @@ func TestCloseAmidCrowds(t *testing.T) {
 		r := net.newReplica(t, silent, func(o *Options) {
 			o.CheckDelta = func(ctx context.Context, _ Head, _ Delta) error { return ctx.Err() }
 		})
-		r.must(r.acquire(ctx)) // or else there is no crowd on a fast machine
+		r.must(r.committer.acquire(ctx)) // or else there is no crowd on a fast machine
 		for _, c := range blocks {
 			r.node.deliver(announcement(c))
 		}
 		waitFor(t, "a crowd", func() bool { return r.crowds() > 10 })
-		r.release()
+		r.committer.release()
 		begun := time.Now()
 		r.must(r.Close())
 		if took := time.Since(begun); took > closeTimeout/2 {

@@ -412,7 +412,7 @@ func TestSnapshotBesideAPurge(t *testing.T) {
 	r.must(err)
 	dagSyncer.next.Store(&interruption{put, func() { // the purge has found it, and will forget it when it is read again
 		dagSyncer.next.Store(&interruption{put, func() {
-			_ = r.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+			_ = r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
 		}})
 	}})
 	r.purgeDAG("", 1)

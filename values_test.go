@@ -108,10 +108,10 @@ func TestFewBlocksHoldValues(t *testing.T) {
 		show := liar.hide(t, links...)
 		r.node.deliver(announcement(top))
 		time.Sleep(2 * time.Second)
-		r.must(r.acquire(ctx))
+		r.must(r.committer.acquire(ctx))
 		show()
 		time.Sleep(10 * time.Second)
-		r.release()
+		r.committer.release()
 		for range 60 {
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -250,7 +250,7 @@ func TestBeatenValueIsReadAgainWhenTheBetterOneIsGone(t *testing.T) {
 		t.Fatalf("read %+v", l)
 	}
 	removed := &deltaContent{tombstones: tombstonesFor("/k", ids[1:])}
-	err = r.once(ctx, values, func(c *commit) error { return c.mergeSet(ctx, testID(9), removed) })
+	err = r.committer.once(ctx, values, func(c *commit) error { return c.mergeSet(ctx, testID(9), removed) })
 	if missing, ok := err.(missingValues); !ok || !slices.Equal(missing, names[:1]) {
 		t.Errorf("the commit wants %v", err)
 	}

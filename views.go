@@ -72,7 +72,7 @@ func (s setView) Merge(ctx context.Context, d Delta, id string) error {
 	if !ok {
 		return fmt.Errorf("crdt: %q is no block id", id)
 	}
-	return s.d.do(ctx, func(c *commit) error {
+	return s.d.committer.do(ctx, func(c *commit) error {
 		return c.mergeSet(ctx, b, content)
 	})
 }
@@ -173,7 +173,7 @@ func (h headsView) replace(ctx context.Context, old []cid.Cid, new Head) error {
 	if err != nil {
 		return err
 	}
-	return h.d.do(ctx, func(c *commit) error {
+	return h.d.committer.do(ctx, func(c *commit) error {
 		last := len(ids) - 1
 		for _, id := range ids[:last] {
 			c.dag.heads.remove(id)

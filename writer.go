@@ -24,8 +24,8 @@ type pendingWrite struct {
 // what all others wait to have written, up to a block's worth, in the order of
 // arrival, and publishes one delta for it.
 type writer struct {
-	*committer
-	maxDelta int
+	committer *committer
+	maxDelta  int
 
 	mu    sync.Mutex
 	queue []*pendingWrite
@@ -40,8 +40,8 @@ func (w *writer) write(ctx context.Context, c *changes) error {
 	p := &pendingWrite{changes: c, done: make(chan struct{}), told: make(chan struct{})}
 	err := w.join(ctx, p)
 	if err == nil {
-		w.hooks.await(ctx, p.told)
-		w.hooks.yield(ctx)
+		w.committer.hooks.await(ctx, p.told)
+		w.committer.hooks.yield(ctx)
 	}
 	return err
 }
@@ -61,9 +61,9 @@ func (w *writer) join(ctx context.Context, p *pendingWrite) error {
 			}
 			<-p.done
 			return p.err
-		case <-w.turn:
+		case <-w.committer.turn:
 			if w.isTaken(p) { // and its leader is about to say how it went
-				w.release()
+				w.committer.release()
 				<-p.done
 				return p.err
 			}
@@ -101,7 +101,7 @@ func (w *writer) lead(ctx context.Context) {
 		}
 	}()
 	w.settle(ctx, group)
-	w.hooks.run()
+	w.committer.hooks.run()
 }
 
 // settle commits a group and lets its writers know.
@@ -138,29 +138,29 @@ func (w *writer) take() []*pendingWrite {
 // commitGroup commits the writes of a group and gives the turn back. The error
 // is that of all; a write that is at fault alone gets its own and is left out.
 func (w *writer) commitGroup(ctx context.Context, group []*pendingWrite) error {
-	defer w.release()
-	err := w.commitLocked(ctx, group)
+	defer w.committer.release()
+	err := w.commitInTurn(ctx, group)
 	if len(group) == 1 || !errors.Is(err, ErrInvalidBlock) && !errors.Is(err, ErrTooLarge) {
 		return err
 	}
 	for i, p := range group { // one of them was not admitted, or is larger than it looks
 		p.err = nil // there may be more room now
-		if err := w.commitLocked(ctx, group[i:i+1]); err != nil {
+		if err := w.commitInTurn(ctx, group[i:i+1]); err != nil {
 			p.err = err
 		}
 	}
 	return nil
 }
 
-func (w *writer) commitLocked(ctx context.Context, group []*pendingWrite) error {
+func (w *writer) commitInTurn(ctx context.Context, group []*pendingWrite) error {
 	if len(group) == 0 {
 		return nil
 	}
-	c, err := w.beginLocked(ctx)
+	c, err := w.committer.beginInTurn(ctx)
 	if err != nil {
 		return err
 	}
-	room := w.blocks.room("", len(c.links("")))
+	room := w.committer.blocks.room("", len(c.links("")))
 	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
 	if err != nil {
 		return err
@@ -188,7 +188,7 @@ func fold(group []*pendingWrite, room int) *changes {
 // compose makes the deltas of local changes, each of no more than limit bytes
 // where it can be, the first to be published first. Mostly it is one.
 func (c *commit) compose(ctx context.Context, all *changes, limit int) ([]Delta, error) {
-	p := &packer{limit: limit, priority: c.dag.height(""), newDelta: c.blocks.newDelta}
+	p := &packer{limit: limit, priority: c.dag.height(""), newDelta: c.committer.blocks.newDelta}
 	if err := c.set.loadAhead(ctx, all.keys()); err != nil {
 		return nil, err
 	}
@@ -294,7 +294,7 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 		if err != nil {
 			return err
 		}
-		if err := c.blocks.admit(ctx, b); err != nil {
+		if err := c.committer.blocks.admit(ctx, b); err != nil {
 			return err
 		}
 		c.made = append(c.made, b)
@@ -307,8 +307,8 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 
 // links returns the heads of a DAG that the next block replaces.
 func (c *commit) links(dagName string) []blockID {
-	heads := c.purge.shown(c.dag.heads.now).of(dagName)
-	return heads[:min(len(heads), c.blocks.maxLinks())]
+	heads := c.committer.purge.shown(c.dag.heads.now).of(dagName)
+	return heads[:min(len(heads), c.committer.blocks.maxLinks())]
 }
 
 // build makes a delta a block that is not known yet. A tag sees to that. A delta
@@ -316,12 +316,12 @@ func (c *commit) links(dagName string) []blockID {
 // after a purge or on a head that a user put back: then it gets another priority,
 // and fails if it has the greatest already.
 func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
-	tagged := c.blocks.tag(d)
+	tagged := c.committer.blocks.tag(d)
 	for {
 		name := d.GetDagName()
 		heads := c.links(name)
-		skips := c.skips.links(name, d.GetPriority(), heads)
-		b, err := c.blocks.build(d, heads, skips...)
+		skips := c.committer.skips.links(name, d.GetPriority(), heads)
+		b, err := c.committer.blocks.build(d, heads, skips...)
 		if err != nil {
 			return nil, err
 		}
@@ -331,7 +331,7 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 			return b, nil
 		}
 		known, err := c.heardOf(ctx, b.id)
-		if err != nil || !known && !c.purge.hides(b.id) {
+		if err != nil || !known && !c.committer.purge.hides(b.id) {
 			return b, err
 		}
 		d.SetPriority(d.GetPriority() + 1)
