@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
@@ -13,6 +14,8 @@ import (
 // not sort them. It also knows how much it holds, which stands for what a real
 // one keeps on disk.
 type prefixStore struct {
+	rowTime time.Duration // that each row of a commit takes
+
 	mu    sync.RWMutex
 	rows  map[string][]byte
 	below map[string]map[string]struct{} // by the first parts of a row's name
@@ -74,6 +77,7 @@ func (s *prefixStore) Delete(_ context.Context, k ds.Key) error {
 }
 
 func (s *prefixStore) apply(rows ...row) {
+	time.Sleep(time.Duration(len(rows)) * s.rowTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range rows {

@@ -179,7 +179,9 @@ func (r *replica) storm(liar *testNode, round, i int) {
 }
 
 // Close in the midst of it all.
-func TestCloseAmidCrowds(t *testing.T) {
+func TestCloseAmidCrowds(t *testing.T) { synctest.Test(t, closeAmidCrowds) }
+
+func closeAmidCrowds(t *testing.T) {
 	net := newTestNet()
 	liar := net.node()
 	var blocks []cid.Cid

@@ -14,7 +14,7 @@ import (
 
 // answerWithin is how long a peer may take for one request. One that takes longer is
 // made to print its goroutines and die.
-const answerWithin = 30 * time.Second
+const answerWithin = time.Minute
 
 // peer is a running peer process. Calls on one peer must not overlap.
 type peer struct {

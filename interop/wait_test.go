@@ -7,7 +7,7 @@ import (
 
 // agreeWithin is how long replicas may take to agree. They need a second or so; the
 // rest is for slow machines.
-const agreeWithin = 30 * time.Second
+const agreeWithin = time.Minute
 
 // eventually asks for complaints until there are none.
 func eventually(t *testing.T, complaints func() string) {

@@ -264,7 +264,7 @@ func runOK(t *testing.T, args ...string) string {
 
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if await(ctx, done) != nil {
 		t.Fatalf("waited in vain for %s", what)

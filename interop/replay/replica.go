@@ -21,7 +21,7 @@ var namespace = datastore.NewKey("/crdt")
 
 // mergeWithin is how long a replica may take to merge what it can get. It needs some
 // milliseconds; the rest is for slow machines.
-const mergeWithin = 20 * time.Second
+const mergeWithin = time.Minute
 
 // replica is a replica on a map.
 type replica struct {

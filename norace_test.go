@@ -1,5 +1,0 @@
-//go:build !race
-
-package crdt
-
-const slowdown = 1
