@@ -2,11 +2,14 @@ package crdt
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
+	dssync "github.com/ipfs/go-datastore/sync"
 	badger "github.com/ipfs/go-ds-badger4"
 )
 
@@ -151,6 +154,56 @@ func benchMerge(b *testing.B, batch int) {
 	benchReplica(b, newcomer, opts)
 	newcomer.deliver(announcement(writer.InternalStats(ctx).Heads[0].Cid))
 	<-done
+}
+
+// One operation is one key that one replica puts and another merges at once.
+func BenchmarkMergeLive(b *testing.B) {
+	net := newTestNet()
+	writer, reader := net.node(), net.node()
+	w := benchReplica(b, writer, nil)
+	opts := DefaultOptions()
+	onTheWay := make(chan struct{}, 100) // more would have to be fetched
+	opts.PutHook = func(ds.Key, []byte) { <-onTheWay }
+	benchReplica(b, reader, opts)
+	for i := range b.N {
+		onTheWay <- struct{}{}
+		benchPut(b, w, i)
+	}
+	for len(onTheWay) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// One operation is 30 replicas that put 100 keys each at the same time, until all
+// have all. On go-datastore's map store a Query looks at every row there is.
+func BenchmarkThirtyOnMapStores(b *testing.B) {
+	for range b.N {
+		const replicas, keys = 30, 100
+		net := newTestNet()
+		var all []*Datastore
+		var merging sync.WaitGroup
+		for range replicas {
+			node, opts := net.node(), DefaultOptions()
+			merging.Add(replicas * keys)
+			opts.PutHook = func(ds.Key, []byte) { merging.Done() }
+			d, err := New(dssync.MutexWrap(ds.NewMapDatastore()), testNamespace, node, node, opts)
+			if err != nil {
+				b.Fatal(err)
+			}
+			all = append(all, d)
+		}
+		for r, d := range all {
+			go func() {
+				for i := range keys {
+					benchPut(b, d, r*keys+i)
+				}
+			}()
+		}
+		merging.Wait()
+		for _, d := range all {
+			d.Close()
+		}
+	}
 }
 
 // One operation is one block that is looked at.

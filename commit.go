@@ -32,7 +32,6 @@ type committer struct {
 	unsure     *commit // the one whose write failed: it may have been made
 	tombstones bool    // the store may hold tombstones
 	claims     bool    // the store may hold claims of snapshots, and rows of what they cover
-	waiting    bool    // the store may hold rows of waiting blocks
 	spread     int     // maxSpread, but for tests
 	uncovers   int     // maxValueBytes, likewise
 	purge      *purge  // that is going on, or nil
@@ -102,7 +101,7 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	now := &commit{
 		committer: c,
 		set:       newSetChange(c.store, c.tombstones, c.claims),
-		dag:       newDAGChange(c.store, c.frontier, c.waiting, c.spread),
+		dag:       newDAGChange(c.store, c.frontier, c.spread),
 	}
 	now.set.purge, now.dag.purge = c.purge, c.purge
 	now.dag.coversStored = c.claims
@@ -117,7 +116,7 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 	if err := c.frontier.load(ctx, c.store); err != nil {
 		return err
 	}
-	c.tombstones, c.claims, c.waiting = true, true, true
+	c.tombstones, c.claims = true, true
 	if err := c.lookInTurn(ctx); err != nil {
 		return err
 	}
@@ -153,12 +152,7 @@ func (c *committer) lookInTurn(ctx context.Context) (err error) {
 		}
 	}
 	if c.claims {
-		if c.claims, err = c.store.any(ctx, c.store.keys.claims); err != nil {
-			return err
-		}
-	}
-	if c.waiting {
-		c.waiting, err = c.store.any(ctx, c.store.keys.waiting)
+		c.claims, err = c.store.any(ctx, c.store.keys.claims)
 	}
 	return err
 }
@@ -219,8 +213,7 @@ func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
 		c.dag.again(b)
 		return false, nil
 	}
-	c.dag.refuse(b)
-	return true, nil
+	return true, c.dag.refuse(ctx, b)
 }
 
 // finish stores the commit's own blocks and writes the commit. After an error
@@ -262,7 +255,6 @@ func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
 func (c *committer) learnInTurn(now *commit) {
 	c.tombstones = c.tombstones || now.set.leavesTombstones()
 	c.claims = c.claims || len(now.set.claims)+len(now.dag.covers) > 0
-	c.waiting = c.waiting || len(now.dag.waits) > 0
 	c.frontier.set(now.dag.heads.now, now.dag.roots.now)
 	for _, name := range now.dag.begunAnew {
 		c.skips.forget(name) // they would lead newcomers below the snapshot

@@ -121,6 +121,9 @@ func (d *Datastore) prepare(ctx context.Context) error {
 	if err := d.committer.reloadInTurn(ctx); err != nil {
 		return err
 	}
+	if err := d.store.foldWaiters(ctx); err != nil {
+		return err
+	}
 	if err := d.walker.resume(ctx, d.store); err != nil {
 		return fmt.Errorf("crdt: reading what is missing: %w", err)
 	}

@@ -30,10 +30,9 @@ type dagChange struct {
 	store        *rowStore
 	heads, roots *tipsChange
 	marks        map[blockID]*mark
-	links        map[blockID][]blockID        // rows to put, or nil to remove
-	queue        map[blockID]*wanted          // rows to put, or nil to remove
-	waits        map[blockID]map[blockID]bool // child, parent: rows to put or remove
-	waiting      bool                         // the store may hold such rows
+	links        map[blockID][]blockID // rows to put, or nil to remove
+	queue        map[blockID]*wanted   // rows to put, or nil to remove
+	waits        map[blockID]*waiters  // by the child
 	completed    []blockID
 	purge        *purge    // whose blocks count as not merged; may be nil
 	purged       []blockID // to be removed from the DAG service, which a row says; none: no more; nil: as before
@@ -51,15 +50,15 @@ type dagChange struct {
 // with the history.
 const maxSpread = 8192
 
-func newDAGChange(store *rowStore, f *frontier, waiting bool, room int) *dagChange {
+func newDAGChange(store *rowStore, f *frontier, room int) *dagChange {
 	heads, roots := f.get()
 	return &dagChange{
-		store:   store,
-		heads:   newTipsChange(heads),
-		roots:   newTipsChange(roots),
-		marks:   make(map[blockID]*mark),
-		waiting: waiting,
-		room:    room,
+		store: store,
+		heads: newTipsChange(heads),
+		roots: newTipsChange(roots),
+		marks: make(map[blockID]*mark),
+		waits: make(map[blockID]*waiters),
+		room:  room,
 	}
 }
 
@@ -88,10 +87,13 @@ func (c *dagChange) stored(ctx context.Context, id blockID) (*mark, error) {
 	return m, nil
 }
 
-// assume spares looking up what is known of blocks.
+// assume spares looking up what is known of blocks. Nothing waits for an unknown one.
 func (c *dagChange) assume(state markState, ids ...blockID) {
 	for _, id := range ids {
 		c.marks[id] = &mark{state: state}
+		if state == unknown {
+			c.waits[id] = &waiters{}
+		}
 	}
 }
 
@@ -148,24 +150,13 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if err := c.takeCover(ctx, b); err != nil {
 		return err
 	}
+	if err := c.unqueue(ctx, b); err != nil {
+		return err
+	}
 	m := &mark{state: pending, tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, covered: b.covered}
-	c.unqueue(b)
-	broken := false
-	for i, link := range b.links {
-		child, err := c.mark(ctx, link)
-		if err != nil {
-			return err
-		}
-		switch child.state {
-		case unknown:
-			c.want(wanted{id: link, parent: b.id, height: b.heightBelow(i), v0: b.v0[link]})
-			fallthrough
-		case pending:
-			m.missing++
-			c.setWait(link, b.id, true)
-		case refused, stranded:
-			broken = true
-		}
+	broken, err := c.await(ctx, b, m)
+	if err != nil {
+		return err
 	}
 	if err := c.supersede(ctx, b); err != nil {
 		return err
@@ -181,11 +172,40 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	return nil
 }
 
-// unqueue removes the queue row of a block that is here now.
-func (c *dagChange) unqueue(b *block) {
-	if _, ok := c.queue[b.id]; ok || b.queued {
+// await makes a block wait for those that it links to, as far as they are not complete.
+// It reports whether one of them never will be.
+func (c *dagChange) await(ctx context.Context, b *block, m *mark) (broken bool, err error) {
+	for i, link := range b.links {
+		child, err := c.mark(ctx, link)
+		if err != nil {
+			return false, err
+		}
+		switch child.state {
+		case refused, stranded:
+			broken = true
+		case unknown:
+			c.want(wanted{id: link, parent: b.id, height: b.heightBelow(i), v0: b.v0[link]})
+			fallthrough
+		case pending:
+			w, err := c.waiters(ctx, link)
+			if err != nil {
+				return false, err
+			}
+			w.add(b.id)
+			m.missing++
+		}
+	}
+	return broken, nil
+}
+
+// unqueue removes the queue row of a block that is here now. There is one if others
+// wait for it, and perhaps if it was merged in part.
+func (c *dagChange) unqueue(ctx context.Context, b *block) error {
+	w, err := c.waiters(ctx, b.id)
+	if err == nil && (b.queued || !w.empty()) {
 		c.setQueued(b.id, nil)
 	}
+	return err
 }
 
 // heightBelow is the greatest height that the block behind a link should have.
@@ -227,20 +247,17 @@ func (c *dagChange) hold(ctx context.Context, id blockID, m *mark, links []block
 	return c.root(ctx, id, m)
 }
 
-// fewParents are looked at to tell whether a block is a root. One too many does
-// no harm; a peer can put any number of stranded blocks above another.
-const fewParents = 64
-
-// root makes a pending block a root, unless one of its DAG waits for it.
+// root makes a pending block a root, unless one of its DAG waits for it. It does not
+// look at those beyond a few: one root too many does no harm.
 func (c *dagChange) root(ctx context.Context, id blockID, m *mark) error {
 	if m.covered {
 		return nil
 	}
-	parents, err := c.parents(ctx, id, fewParents)
+	w, err := c.waiters(ctx, id)
 	if err != nil {
 		return err
 	}
-	for _, p := range parents {
+	for _, p := range w.few {
 		above, err := c.mark(ctx, p)
 		if err != nil || above.state == pending && above.tip.DAGName == m.tip.DAGName {
 			return err
@@ -302,15 +319,17 @@ func (c *dagChange) cover(id blockID, m *mark) {
 }
 
 // refuse marks a block that will never be merged.
-func (c *dagChange) refuse(b *block) {
-	c.unqueue(b)
+func (c *dagChange) refuse(ctx context.Context, b *block) error {
 	c.settle(b.id, &mark{state: refused})
+	return c.unqueue(ctx, b)
 }
 
 // again is for a block that has been merged or refused before. If it was queued
 // because its parents had still to be told, they are told now.
 func (c *dagChange) again(b *block) {
-	c.unqueue(b)
+	if b.queued {
+		c.setQueued(b.id, nil)
+	}
 	if state := c.marks[b.id].state; b.queued && state != pending {
 		c.news = append(c.news, b.id)
 	}
@@ -349,6 +368,9 @@ func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err 
 			return false, err
 		}
 	}
+	if !c.purge.hides(id) {
+		c.waits[id].noMore()
+	}
 	return true, nil
 }
 
@@ -374,8 +396,8 @@ func (c *dagChange) tell(ctx context.Context, parent, child blockID) (told bool,
 	default:
 		told, err = c.breakOff(ctx, parent, *p)
 	}
-	if told && err == nil {
-		c.setWait(child, parent, false)
+	if told {
+		c.waits[child].remove(parent)
 	}
 	return told, err
 }
@@ -415,42 +437,6 @@ func (c *dagChange) breakOff(ctx context.Context, id blockID, m mark) (done bool
 	return true, nil
 }
 
-// parents returns the merged blocks that wait for a block: all, or more than limit.
-func (c *dagChange) parents(ctx context.Context, child blockID, limit int) ([]blockID, error) {
-	var ids []blockID
-	for id, put := range c.waits[child] {
-		if put {
-			ids = append(ids, id)
-		}
-	}
-	if !c.waiting {
-		return sortIDs(ids), nil
-	}
-	for e, err := range c.store.rowsOf(ctx, c.store.keys.waitingOn(child), 1, true) {
-		if err != nil {
-			return nil, err
-		}
-		_, id, ok := splitID(e.Key)
-		if _, changed := c.waits[child][id]; ok && !changed {
-			ids = append(ids, id)
-		}
-		if len(ids) > limit {
-			break
-		}
-	}
-	return sortIDs(ids), nil
-}
-
-func (c *dagChange) setWait(child, parent blockID, put bool) {
-	if c.waits == nil {
-		c.waits = make(map[blockID]map[blockID]bool)
-	}
-	if c.waits[child] == nil {
-		c.waits[child] = make(map[blockID]bool)
-	}
-	c.waits[child][parent] = put
-}
-
 // rows returns what the commit writes.
 func (c *dagChange) rows() []row {
 	keys := c.store.keys
@@ -471,10 +457,8 @@ func (c *dagChange) rows() []row {
 	for id, links := range c.links {
 		rows = append(rows, row{key: keys.links(id), value: encodeIDs(links), remove: len(links) == 0})
 	}
-	for child, parents := range c.waits {
-		for parent, put := range parents {
-			rows = append(rows, presence(keys.wait(child, parent), put))
-		}
+	for child, w := range c.waits {
+		rows = w.appendRows(rows, keys, child)
 	}
 	for id, w := range c.queue {
 		r := presence(keys.queued(id), w != nil)

@@ -108,7 +108,7 @@
 //     which deltas are refused, and which of their elements are left out.
 //   - block.go is how a block is encoded. blockstore.go turns deltas into blocks and
 //     back. It alone talks to the DAG service, and it checks all that comes from it.
-//   - mark.go is how the mark of a block is stored.
+//   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
 //   - values.go reads losers from their blocks, when a commit uncovers them.
 //   - job.go is what a walker knows of a missing block. resume.go reads from the
 //     queue rows what found no place among the jobs, or was missing at the start.
@@ -161,7 +161,9 @@
 //	                        still to be told that it is settled: uvarint, at
 //	                        most its height; then a byte 0 if it is linked by
 //	                        its CID of version 0
-//	/p/<child id>/<parent>  the parent is pending because of the child; empty
+//	/p/w/<child id>         the digests of up to 32 blocks that are pending because
+//	                        of the child; then a byte 0 if there may be more
+//	/p/<child id>/<parent>  one of those that are more; empty
 //	/p/<id>                 the links of a pending block that has more than 8
 //	/r/<id>                 a root: uvarint height, then the DAG's name
 //	/w                      the redo row: a commit that has begun

@@ -98,7 +98,7 @@ type keyspace struct {
 	claims     string // <id>/<escaped key>: snapshot, key; <id>: DAG name
 	blocks     string // <id>: mark
 	queue      string // <id>: at most this height
-	waiting    string // <child id>/<parent id>: nothing; <id>: links
+	waiting    string // w/<child id>: parents; <child id>/<parent id>: nothing; <id>: links
 	roots      string // <id>: height, DAG name
 	oldSet     string // what formats 0 and 1 kept in <set>/s and <set>/k
 	oldValues  string
@@ -173,6 +173,10 @@ func (k *keyspace) root(id blockID, _ HeadValue) ds.Key { return ds.RawKey(id.un
 
 // links is the row of a pending block's links, if these are many.
 func (k *keyspace) links(id blockID) ds.Key { return ds.RawKey(id.under(k.waiting)) }
+
+// waiters is the row of what waits for a child, and what finds no place in it is in rows
+// below waitingOn.
+func (k *keyspace) waiters(child blockID) ds.Key { return ds.RawKey(child.under(k.waiting + "/w")) }
 
 func (k *keyspace) waitingOn(child blockID) string { return child.under(k.waiting) }
 

@@ -507,8 +507,7 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 		c.setLinks(b.id, nil)
 	}
 	for _, link := range b.links {
-		c.setWait(link, b.id, false)
-		gone, err := c.abandon(ctx, link)
+		gone, err := c.abandon(ctx, link, b.id)
 		if err != nil {
 			return nil, err
 		}
@@ -522,7 +521,12 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 // abandon is for a block below one that has just been forgotten. If it is pending
 // it may be a root now, and if it is missing it is not wanted any more, unless
 // others wait for it.
-func (c *dagChange) abandon(ctx context.Context, id blockID) (unwanted bool, err error) {
+func (c *dagChange) abandon(ctx context.Context, id, parent blockID) (unwanted bool, err error) {
+	w, err := c.waiters(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	w.remove(parent)
 	m, err := c.mark(ctx, id)
 	if err != nil {
 		return false, err
