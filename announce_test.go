@@ -2,10 +2,14 @@ package crdt
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	cid "github.com/ipfs/go-cid"
+	ds "github.com/ipfs/go-datastore"
 )
 
 // An endedNode is the end of a network whose broadcasts have ended.
@@ -85,4 +89,129 @@ func TestCloseAfterTheEndOfThePubSubBroadcaster(t *testing.T) {
 			heard = heard || h.id.Cid() == head
 		}
 	}
+}
+
+func TestAnnouncedAgainForThoseWhoMissedIt(t *testing.T) {
+	net := newTestNet()
+	a, b := net.newReplica(t), net.newReplica(t)
+	net.drop = 1
+	a.put("/k", "v")
+	waitFor(t, "the lost announcement", func() bool { net.mu.Lock(); defer net.mu.Unlock(); return a.node.sent > 0 })
+	net.heal()
+	waitFor(t, "the pair", func() bool { return b.get("/k") == "v" })
+}
+
+// The next round may be hours away: until then only what others know of the
+// present heads is kept.
+func TestSeenHeadsDoNotPileUp(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	for i := range 50 {
+		r.put("/k", fmt.Sprint(i))
+		id, err := blockIDOf(r.head())
+		r.must(err)
+		r.announcer.sawHead(id)
+	}
+	r.announcer.mu.Lock()
+	defer r.announcer.mu.Unlock()
+	if n := len(r.announcer.seen); n > 2 {
+		t.Errorf("%d heads are remembered, and there is one", n)
+	}
+}
+
+func TestCloseAnnouncesWhatIsLeft(t *testing.T) {
+	net := newTestNet()
+	a := net.newReplica(t, func(o *Options) { o.BroadcastBatchDelay = time.Hour })
+	b := net.newReplica(t)
+	a.put("/k", "v")
+	a.must(a.Close())
+	waitFor(t, "the pair", func() bool { return b.get("/k") == "v" })
+}
+
+func TestWritesWithinBroadcastBatchDelayShareAnAnnouncement(t *testing.T) {
+	synctest.Test(t, shareAnAnnouncement)
+}
+
+func shareAnAnnouncement(t *testing.T) {
+	net := newTestNet()
+	a := net.newReplica(t, func(o *Options) { o.BroadcastBatchDelay = 300 * time.Millisecond; o.RebroadcastInterval = time.Hour })
+	b := net.newReplica(t)
+	for i := range 50 {
+		a.put(fmt.Sprint("/", i), "v")
+		time.Sleep(5 * time.Millisecond) // of fake time
+	}
+	converge(t, a, b)
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	if a.node.sent > 2 {
+		t.Errorf("50 writes made %d announcements", a.node.sent)
+	}
+}
+
+// A message larger than one carries is split.
+func TestManyHeadsAreAnnouncedInSeveralMessages(t *testing.T) {
+	if _, err := decodeBroadcast(announcement(make([]cid.Cid, 0)...)); err != nil {
+		t.Fatal(err)
+	}
+	var cids []cid.Cid
+	for i := range maxHeadsPerMessage + 10 {
+		cids = append(cids, unavailable(i))
+	}
+	ids, err := decodeBroadcast(announcement(cids...))
+	if err != nil || len(ids) != maxHeadsPerMessage {
+		t.Errorf("%d heads of one message were taken: %v", len(ids), err)
+	}
+}
+
+// A joinNode is a node that is told when peers come.
+type joinNode struct {
+	*testNode
+	joins chan struct{}
+}
+
+func (n *joinNode) Joined(ctx context.Context) error {
+	select {
+	case <-n.joins:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A replica greets peers that come with its heads, unless another one has just
+// done so. Fake time shows what is not said.
+func TestPeersThatComeAreGreetedByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		opts := DefaultOptions()
+		opts.RebroadcastInterval = time.Hour
+		open := func() (*Datastore, *joinNode) {
+			node := &joinNode{net.node(), make(chan struct{})}
+			d, err := New(newAtomicStore(), testNamespace, node, node, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { d.Close() })
+			return d, node
+		}
+		a, na := open()
+		b, nb := open()
+		if err := a.Put(ctx, ds.NewKey("/k"), []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		newcomer, _ := open()
+		said := na.sent + nb.sent
+		na.joins <- struct{}{}
+		nb.joins <- struct{}{}
+		time.Sleep(time.Minute) // of fake time
+		synctest.Wait()
+		for _, d := range []*Datastore{b, newcomer} {
+			if v, err := d.Get(ctx, ds.NewKey("/k")); string(v) != "v" {
+				t.Errorf("/k is %q: %v", v, err)
+			}
+		}
+		if n := na.sent + nb.sent - said; n != 1 {
+			t.Errorf("%d replicas spoke", n)
+		}
+	})
 }

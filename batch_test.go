@@ -2,7 +2,7 @@ package crdt
 
 import (
 	"errors"
-	"sync"
+	"fmt"
 	"testing"
 
 	ds "github.com/ipfs/go-datastore"
@@ -89,67 +89,59 @@ func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
 	}
 }
 
-// A record that says that its versions are among the losers, where there are none.
-func TestDamagedRecordFailsTheWriteWithAnError(t *testing.T) {
+func TestBatchesAreIsolated(t *testing.T) {
 	r := newTestNet().newReplica(t)
-	r.put("/k", "v")
-	key := r.Datastore.store.keys.record("/k")
-	good, err := r.store.Get(ctx, key)
+	key := ds.NewKey
+	r.put("/gone", "x")
+	r.put("/again", "x")
+	one, _ := r.Batch(ctx)
+	two, _ := r.Batch(ctx)
+	abandoned, _ := r.Batch(ctx)
+	r.must(one.Put(ctx, key("/one"), []byte("1")))
+	r.must(two.Put(ctx, key("/two"), []byte("1")))
+	r.must(two.Put(ctx, key("/two"), []byte("2")))
+	r.must(two.Put(ctx, key("/gone"), []byte("y")))
+	r.must(two.Delete(ctx, key("/gone")))
+	r.must(two.Delete(ctx, key("/again")))
+	r.must(two.Put(ctx, key("/again"), []byte("y")))
+	r.must(abandoned.Put(ctx, key("/abandoned"), []byte("1")))
+	if r.get("/one") != "(none)" || r.get("/two") != "(none)" {
+		t.Error("a batch is visible before its commit")
+	}
+	r.must(two.Commit(ctx))
+	if r.get("/one") != "(none)" || r.get("/two") != "2" || r.get("/gone") != "(none)" || r.get("/again") != "y" {
+		t.Errorf("after one commit: %v", r.pairs())
+	}
+	r.must(one.Commit(ctx))
+	if r.get("/one") != "1" || r.get("/abandoned") != "(none)" {
+		t.Errorf("after both commits: %v", r.pairs())
+	}
+	if s := r.InternalStats(ctx); s.MaxHeight != 4 {
+		t.Errorf("two puts and two batches made %d blocks", s.MaxHeight)
+	}
+}
+
+func TestBatchCommitsEarlyWhenItOutgrowsTheLimit(t *testing.T) {
+	r := newTestNet().newReplica(t, func(o *Options) { o.MaxBatchDeltaSize = 200 })
+	b, _ := r.Batch(ctx)
+	for i := range 5 {
+		r.must(b.Put(ctx, ds.NewKey(fmt.Sprint(i)), make([]byte, 50)))
+	}
+	if r.get("/0") == "(none)" || r.get("/4") != "(none)" {
+		t.Errorf("the batch was not committed early: %v", r.pairs())
+	}
+}
+
+func TestRefusedPutLeavesTheBatchUsable(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	b, err := r.Batch(ctx)
 	r.must(err)
-	bad := append([]byte{}, good...)
-	bad[0] |= flagUnresolved
-	r.must(r.store.Put(ctx, key, bad))
-	if err := r.Delete(ctx, ds.NewKey("/k")); !errors.Is(err, errBadRecord) {
-		t.Errorf("Delete: %v", err)
+	if err := b.Put(ctx, ds.NewKey("/huge"), make([]byte, r.opts.MaxBlockSize-20)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("Put: %v", err)
 	}
-	if _, err := r.Set().Rmv(ctx, "/k"); !errors.Is(err, errBadRecord) {
-		t.Errorf("Rmv: %v", err)
-	}
-	r.put("/other", "v")
-	r.must(r.store.Put(ctx, key, good))
-}
-
-// A swollen delta marshals to much more than its elements are, or not at all.
-type swollen struct{ *pbDelta }
-
-var errSwollen = errors.New("this delta does not marshal")
-
-func (d swollen) Marshal() ([]byte, error) {
-	elements, err := d.GetElements()
-	for _, e := range elements {
-		if e.GetKey() == "/fails" {
-			return nil, errSwollen
-		}
-	}
-	b, _ := d.pbDelta.Marshal()
-	for range 3 { // a field that nobody knows
-		b = appendBytes(b, 50, b)
-	}
-	return b, err
-}
-
-func TestDeltaThatIsLargerThanItLooksFailsAlone(t *testing.T) {
-	r := newTestNet().newReplica(t)
-	r.reopenWith(r.node, &MerkleCRDTOptions{DeltaFactory: func() Delta { return swollen{&pbDelta{}} }})
-	r.must(r.committer.acquire(ctx))
-	errs := make(map[string]error)
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for key, size := range map[string]int{"/large": 400 << 10, "/fails": 10, "/a": 100 << 10, "/b": 100 << 10, "/c": 100 << 10} {
-		wg.Go(func() {
-			err := r.Put(ctx, ds.NewKey(key), make([]byte, size))
-			mu.Lock()
-			defer mu.Unlock()
-			errs[key] = err
-		})
-	}
-	r.awaitWriters(5)
-	r.committer.release()
-	wg.Wait()
-	if !errors.Is(errs["/large"], ErrTooLarge) || !errors.Is(errs["/fails"], errSwollen) || errs["/a"] != nil || errs["/b"] != nil || errs["/c"] != nil {
-		t.Errorf("errors: %v", errs)
-	}
-	if got := len(r.pairs()); got != 3 {
-		t.Errorf("%d pairs", got)
+	r.must(b.Put(ctx, ds.NewKey("/k"), []byte("v")))
+	r.must(b.Commit(ctx))
+	if got := r.pairs(); len(got) != 1 || got["/k"] != "v" {
+		t.Errorf("pairs: %v", got)
 	}
 }

@@ -57,34 +57,6 @@ func TestHookIsToldTheValueThatTheStoreHas(t *testing.T) {
 	}
 }
 
-// awaitNil fails unless a call returns nil before long.
-func awaitNil(t *testing.T, what string, call func() error) {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- call() }()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
-	case <-time.After(time.Minute): // some machines are slow
-		t.Fatalf("%s has not returned", what)
-	}
-}
-
-// limitHooks lets fewer events wait.
-func (r *replica) limitHooks(events, bytes int) {
-	r.hooks.mu.Lock()
-	defer r.hooks.mu.Unlock()
-	r.hooks.maxEvents, r.hooks.maxBytes = events, bytes
-}
-
-func (r *replica) waitingHooks() int {
-	r.hooks.mu.Lock()
-	defer r.hooks.mu.Unlock()
-	return len(r.hooks.events)
-}
-
 // Writes of all kinds wait for hooks that are slower than they are. While no hook returns,
 // each goroutine still makes one a second.
 func TestSlowHooksHoldWritesBack(t *testing.T) {
@@ -254,4 +226,65 @@ func TestCloseWhileAWriteWaitsForHooks(t *testing.T) {
 			t.Errorf("Put: %v", err)
 		}
 	})
+}
+
+func TestHooksMayWrite(t *testing.T) {
+	var r *replica
+	opened := make(chan struct{})
+	r = newTestNet().newReplica(t, func(o *Options) {
+		o.PutHook = func(k ds.Key, v []byte) {
+			<-opened
+			if !strings.HasPrefix(k.String(), "/copy") {
+				r.put("/copy"+k.String(), string(v))
+			}
+		}
+	})
+	close(opened)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() { r.put(fmt.Sprintf("/k/%d", i), "v") })
+	}
+	wg.Wait()
+	waitFor(t, "the hooks", func() bool { return len(r.pairs()) == 16 })
+}
+
+func TestHooksRunInCommitOrderBeforePutReturns(t *testing.T) {
+	var events []string
+	r := newTestNet().newReplica(t, func(o *Options) {
+		o.PutHook = func(k ds.Key, v []byte) { events = append(events, "+"+k.String()+"="+string(v)) }
+		o.DeleteHook = func(k ds.Key) { events = append(events, "-"+k.String()) }
+	})
+	r.put("/a", "1")
+	r.put("/a", "2")
+	r.del("/a")
+	r.del("/a")
+	if got := strings.Join(events, " "); got != "+/a=1 +/a=2 -/a" {
+		t.Errorf("hooks were told: %s", got)
+	}
+}
+
+func TestHookValueIsNotTheCallersBuffer(t *testing.T) {
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	seen := make(chan string, 2)
+	r := newTestNet().newReplica(t, func(o *Options) {
+		o.PutHook = func(k ds.Key, v []byte) {
+			if k.String() == "/slow" {
+				close(begun)
+				<-goOn
+			}
+			seen <- string(v)
+		}
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { r.put("/slow", "v") })
+	<-begun
+	buffer := []byte("mine")
+	r.must(r.Put(ctx, ds.NewKey("/k"), buffer)) // its hook waits behind the slow one
+	copy(buffer, "evil")
+	close(goOn)
+	wg.Wait()
+	<-seen
+	if got := <-seen; got != "mine" {
+		t.Errorf("the hook was given %q", got)
+	}
 }

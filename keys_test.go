@@ -3,8 +3,8 @@ package crdt
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"net/url"
+	"path"
 	"strings"
 	"testing"
 
@@ -89,126 +89,151 @@ func TestKeysOfPeersAreCleaned(t *testing.T) {
 	}
 }
 
-// voidDeltas have one element or tombstone that is void, and another, /good.
-func voidDeltas() map[string]*pb.Delta {
-	deltas := make(map[string]*pb.Delta)
-	for name, key := range map[string]string{"root": "/", "no": "", "cleaned to the root": "/a/../..", "endless": endlessKey} {
-		deltas[name+" key"] = &pb.Delta{Priority: 1, Elements: slices.Concat(oneElement(key), oneElement("/good"))}
-		deltas[name+" key in a tombstone"] = &pb.Delta{Priority: 1, Elements: oneElement("/good"), Tombstones: []*pb.Element{{Key: key, Id: testID(1).dsKey()}}}
-	}
-	return deltas
-}
-
-// What one element lacks must not cost the others, nor the history that honest
-// peers have built on their block.
-func TestVoidElementsAreLeftOutAlone(t *testing.T) {
-	for name, d := range voidDeltas() {
-		t.Run(name, func(t *testing.T) {
-			log := &warnings{}
-			net := newTestNet()
-			store := newAtomicStore()
-			plantNeighbours(t, store)
-			r := net.newReplicaOn(t, store, silent, func(o *Options) { o.Logger = log.instead(o.Logger) })
-			peer := net.node()
-			bad := r.offer(peer, d)
-			top := r.offer(peer, &pb.Delta{Priority: 2, Elements: []*pb.Element{{Key: "/above", Value: []byte("v")}}}, bad)
-			waitFor(t, "the block above to be a head", func() bool { _, ok := r.Heads().Get(ctx, top); return ok })
-			if got := fmt.Sprint(r.pairs()); got != "map[/above:v /good:evil]" {
-				t.Errorf("the pairs are %s", got)
-			}
-			r.put("/mine", "v")
-			if n := r.InternalStats(ctx).VoidElements; n != 1 {
-				t.Errorf("%d elements were left out", n)
-			}
-			r.must(r.Close())
-			if len(log.lines) != 1 || !strings.Contains(log.lines[0], bad.String()) {
-				t.Errorf("the log has %q", log.lines)
-			}
-			checkNeighbours(t, store)
-		})
-	}
-}
-
-// A delta of which peers would leave something out is the caller's fault.
-func TestOwnVoidElementsAreErrors(t *testing.T) {
+func TestKeysThatLookLikeRows(t *testing.T) {
 	r := newTestNet().newReplica(t)
-	for name, d := range voidDeltas() {
-		own := newPBDelta()
-		own.SetElements(d.Elements)
-		own.SetTombstones(d.Tombstones)
-		_, err := r.Publish(ctx, own)
-		if !errors.Is(err, ErrInvalidBlock) || !errors.Is(err, ErrInvalidKey) {
-			t.Errorf("Publish, %s: %v", name, err)
-		}
-		own.SetPriority(1)
-		if err := r.Set().Merge(ctx, own, testID(1).dsKey()); !errors.Is(err, ErrInvalidBlock) || !errors.Is(err, ErrInvalidKey) {
-			t.Errorf("Merge, %s: %v", name, err)
+	for _, k := range []string{"/a", "/a/v", "/a/p", "/s/k", "/s/r/a", "/h", "/crdt_version", "/a%2Fb", "/%"} {
+		r.put(k, "1"+k)
+		r.put(k, k)
+	}
+	r.del("/a")
+	for k, v := range r.pairs() {
+		if k != v {
+			t.Errorf("%s is %s", k, v)
 		}
 	}
-	if n := r.InternalStats(ctx).VoidElements; n > 0 || len(r.pairs()) > 0 {
-		t.Errorf("%d elements were left out, the pairs are %v", n, r.pairs())
+	if n := len(r.pairs()); n != 8 {
+		t.Errorf("%d pairs, want 8", n)
 	}
 }
 
-// The elements of a user's delta are the user's.
-func TestElementsAreNotChangedInPlace(t *testing.T) {
+func TestLongDAGNamesAreRefused(t *testing.T) {
 	net := newTestNet()
-	r, other := net.newReplica(t), net.newReplica(t)
-	mine := &pb.Element{Key: "u//v", Value: []byte("1")}
-	d := newPBDelta()
-	d.SetElements([]*pb.Element{{Key: "/a"}, mine})
-	_, err := r.Publish(ctx, d)
+	r := net.newReplica(t, silent)
+	liar := net.node()
+	longest := strings.Repeat("n", 255)
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, DagName: longest, Elements: oneElement("/k")}))
+	long := r.offer(liar, &pb.Delta{Priority: 1, DagName: longest + "n", Elements: oneElement("/k")})
+	waitFor(t, "the block to be refused", func() bool { return r.state(long) == refused })
+	d, err := r.Set().Add(ctx, "/k", nil)
 	r.must(err)
-	if mine.Key != "u//v" {
-		t.Errorf("the caller's element has the key %q", mine.Key)
-	}
-	want := map[string]string{"/a": "", "/u/v": "1"}
-	if got := converge(t, r, other); !maps.Equal(got, want) {
-		t.Errorf("the pairs are %v", got)
-	}
-}
-
-// CheckDelta judges keys. It must see those that are merged.
-func TestCheckDeltaSeesCleanKeys(t *testing.T) {
-	for _, key := range []string{"/x/../forbidden/k", "forbidden/k", "/forbidden//k"} {
-		net := newTestNet()
-		r := net.newReplica(t, forbid)
-		bad := r.offer(net.node(), &pb.Delta{Priority: 1, Elements: oneElement(key)})
-		waitFor(t, "the block to be judged", func() bool { return r.state(bad) != unknown })
-		if state := r.state(bad); state != refused {
-			t.Errorf("%s: the mark is %d, the pairs are %v", key, state, r.pairs())
-		}
-		if err := r.Put(ctx, ds.RawKey("/x/../forbidden/k"), nil); !errors.Is(err, errForbidden) {
-			t.Errorf("Put: %v", err)
-		}
-	}
-}
-
-// A custom delta can hold what no protobuf can.
-func TestVoidElementsOfCustomDeltas(t *testing.T) {
-	net := newTestNet()
-	r := &replica{t: t, store: newAtomicStore(), node: net.node(), opts: testOptions()}
-	silent(r.opts)
-	internal := &MerkleCRDTOptions{DeltaFactory: func() Delta { return oddDelta{newPBDelta()} }}
-	m, err := NewMerkleCRDT(r.store, testNamespace, r.node, r.node, r.opts, internal)
-	r.must(err)
-	defer m.Close()
-	r.MerkleCRDT = m
-	r.awaitMerged(r.offer(net.node(), &pb.Delta{Priority: 1, Elements: oneElement("/k")}))
-	if got := r.pairs(); len(got) > 0 {
-		t.Errorf("the pairs are %v", got)
-	}
-	if n := r.InternalStats(ctx).VoidElements; n != 2 {
-		t.Errorf("%d elements were left out", n)
-	}
-	if _, err := r.Publish(ctx, oddDelta{newPBDelta()}); !errors.Is(err, ErrInvalidKey) {
+	d.SetDagName(longest + "n")
+	if _, err := r.Publish(ctx, d); !errors.Is(err, ErrInvalidBlock) {
 		t.Errorf("Publish: %v", err)
 	}
 }
 
-// An oddDelta has elements of its own.
-type oddDelta struct{ Delta }
+// A namespace may be any bytes, also where each commit needs a redo row.
+func TestNamespaceThatIsNotUTF8(t *testing.T) {
+	store := plainStore{newAtomicStore()}
+	namespace := ds.NewKey("/\xff")
+	d, err := New(store, namespace, newTestNet().node(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Put(ctx, ds.NewKey("/k"), []byte("v")); err != nil {
+		t.Error(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	// A commit that was cut off.
+	cutOff := []row{{key: d.store.keys.record("/k"), remove: true}}
+	if err := store.Put(ctx, d.store.keys.redo, encodeRedo(cutOff)); err != nil {
+		t.Fatal(err)
+	}
+	d, err = New(store, namespace, newTestNet().node(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if found, err := d.Has(ctx, ds.NewKey("/k")); found || err != nil {
+		t.Errorf("the redo row was not applied: %v", err)
+	}
+}
 
-func (d oddDelta) GetElements() ([]*pb.Element, error) {
-	return []*pb.Element{nil, {Key: "/\xff", Value: []byte("v")}}, nil
+func FuzzKeys(f *testing.F) {
+	for _, k := range []string{"/a/b", "/", "", "//", "/../x", "/a%2Fb", "/%25", "/s/t/x", "/" + testID(1).String(), "/a/" + testID(2).String(), "a", "/\xff", "/\x00", "/a/", "a/b", "..", "/a/.."} {
+		f.Add(k, "/a/b")
+	}
+	f.Add("/a%2Fb", "/a/b")
+	f.Add("/a\n", testID(1).dsKey()+"\n")
+	keys := newKeyspace(ds.NewKey("/n"), InternalNamespaces{"h", "a", "s", "b", "d", "bs", "v"})
+	f.Fuzz(func(t *testing.T, k, other string) {
+		clean, err := cleanKey(k)
+		if want, ok := plainKey(k); clean != want || ok != (err == nil) {
+			t.Errorf("%q is cleaned to %q (%v), want %q", k, clean, err, want)
+		}
+		if isKey(k) != (err == nil && clean == k) {
+			t.Errorf("isKey(%q): %v", k, isKey(k))
+		}
+		checkRowNames(t, keys, clean)
+		checkEscaping(t, keys, k, other)
+		checkNames(t, k)
+		for _, s := range []string{k, other} {
+			if rest, id, ok := splitID(s); ok && id.under(rest) != s {
+				t.Errorf("%q is split into %q and %q", s, rest, id)
+			}
+			if id, ok := parseDsKey(s); ok && id.dsKey() != s {
+				t.Errorf("%q is taken for %q", s, id.dsKey())
+			}
+		}
+	})
+}
+
+// checkRowNames checks that the rows of a key that is let in, once it is clean,
+// are in their places below the namespace.
+func checkRowNames(t *testing.T, keys *keyspace, k string) {
+	t.Helper()
+	if k == "" {
+		return
+	}
+	id := testID(3)
+	for prefix, row := range map[string]ds.Key{
+		"/n/s/r": keys.record(k),
+		"/n/s/l": keys.loser(k, id),
+		"/n/s/t": keys.tombstone(k, id),
+	} {
+		if s := row.String(); path.Clean(s) != s || !strings.HasPrefix(s, prefix+"/") {
+			t.Errorf("key %q has the row %q", k, s)
+		}
+	}
+	for row, want := range map[ds.Key]string{keys.loser(k, id): keys.losersOf(k), keys.tombstone(k, id): keys.tombstones + k} {
+		if rest, got, ok := splitID(row.String()); !ok || got != id || rest != want {
+			t.Errorf("row %q is split into %q and %q", row, rest, got)
+		}
+	}
+	if row := keys.loser(k, id).String(); len(row) > 3*MaxKeyLength+100 {
+		t.Errorf("a row's name has %d bytes", len(row))
+	}
+}
+
+// checkEscaping checks that no key's losers are found among another's.
+func checkEscaping(t *testing.T, keys *keyspace, k, other string) {
+	t.Helper()
+	part := escapeKey.Replace(k)
+	if back, err := url.PathUnescape(part); err != nil || back != k || strings.Contains(part, "/") {
+		t.Errorf("%q is escaped to %q, which means %q: %v", k, part, back, err)
+	}
+	a, b := keys.losersOf(k), keys.losersOf(other)
+	if k != other && (a == b || strings.HasPrefix(a+"/", b+"/")) {
+		t.Errorf("the losers of %q are at %q, those of %q at %q", k, a, other, b)
+	}
+}
+
+// checkNames checks that the head of a DAG that is let in is found again.
+func checkNames(t *testing.T, name string) {
+	t.Helper()
+	if checkDAGName(name) != nil {
+		return
+	}
+	h := newSetHarness()
+	id, v := testID(3), HeadValue{Height: 7, DAGName: name}
+	if err := h.store.Put(ctx, h.store.keys.head(id, v), headRow(v)); err != nil {
+		t.Fatal(err)
+	}
+	var f frontier
+	err := f.load(ctx, h.store)
+	if heads, _ := f.get(); err != nil || len(heads) != 1 || heads[id] != v {
+		t.Errorf("a head of DAG %q is stored as %q and loaded as %v: %v", name, h.store.keys.head(id, v), heads, err)
+	}
 }

@@ -307,11 +307,6 @@ func manyLinks(l *liar, _ *rand.Rand) {
 	l.offer(d)
 }
 
-func testIDOf(n int) (id blockID) {
-	binary.LittleEndian.PutUint64(id[:], uint64(n))
-	return id
-}
-
 func (l *liar) missing(n int) []cid.Cid {
 	links := make([]cid.Cid, n)
 	for i := range links {

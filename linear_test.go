@@ -29,7 +29,7 @@ var (
 // commits whole: see patientStore. Many short histories are checked, since a long one
 // takes for ever.
 //
-// linearmodel_test.go has the model, patientstore_test.go the store.
+// linearmodel_test.go has the model, kit_stores_test.go the store.
 //
 // Time is fake, so that clients meet in the middle of commits however busy the machine is.
 // A seed gives clients the same steps, but those that go on at the same moment may do so

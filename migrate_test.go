@@ -1,16 +1,13 @@
 package crdt
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,209 +19,6 @@ import (
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 )
-
-// An oldStore is a store of format 0 or 1 and its blocks.
-type oldStore struct {
-	name      string
-	About     string
-	Rows      []oldRow // keys below the namespace
-	Blocks    []oldBlock
-	Pairs     []oldRow // what the released module showed
-	Missing   []oldBlock
-	Completed []oldRow // pairs once the missing blocks are there
-}
-
-type oldRow struct {
-	Key   string
-	Value []byte
-}
-
-type oldBlock struct {
-	Cid  string
-	Data []byte
-}
-
-// writtenStores are the stores that the released module wrote.
-func writtenStores(t testing.TB) []*oldStore {
-	t.Helper()
-	files, err := filepath.Glob("testdata/old-*.json")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("%d old stores in testdata: %v", len(files), err)
-	}
-	var all []*oldStore
-	for _, f := range files {
-		all = append(all, readOldStore(t, f))
-	}
-	return all
-}
-
-func writtenStore(t *testing.T, name string) *oldStore {
-	t.Helper()
-	return readOldStore(t, "testdata/"+name+".json")
-}
-
-func readOldStore(t testing.TB, file string) *oldStore {
-	t.Helper()
-	o := &oldStore{name: strings.TrimSuffix(filepath.Base(file), ".json")}
-	raw, err := os.ReadFile(file)
-	if err == nil {
-		err = json.Unmarshal(raw, o)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
-
-// pairsOf turns what the released module showed into what we show: there is no
-// pair for the key "/", which it shows as "".
-func pairsOf(rows []oldRow) map[string]string {
-	pairs := make(map[string]string)
-	for _, r := range rows {
-		if r.Key != "" {
-			pairs[r.Key] = string(r.Value)
-		}
-	}
-	return pairs
-}
-
-func (o *oldStore) has(key string) bool {
-	return slices.ContainsFunc(o.Rows, func(r oldRow) bool { return r.Key == key })
-}
-
-func (o *oldStore) without(key string) *oldStore {
-	c := *o
-	c.Rows = slices.DeleteFunc(slices.Clone(o.Rows), func(r oldRow) bool { return r.Key == key })
-	return &c
-}
-
-func (o *oldStore) with(key string, value ...byte) *oldStore {
-	c := o.without(key)
-	c.Rows = append(c.Rows, oldRow{key, value})
-	return c
-}
-
-// live returns the live versions of each key as the rows tell them.
-func (o *oldStore) live() map[string][]blockID {
-	live := make(map[string][]blockID)
-	for _, r := range o.Rows {
-		version, ok := strings.CutPrefix(r.Key, "/s/s")
-		if key, id, isID := splitID(version); ok && isID && !o.has("/s/t"+version) {
-			live[key] = append(live[key], id)
-		}
-	}
-	return live
-}
-
-// contested returns the keys with the given number of live versions or more.
-func (o *oldStore) contested(versions int) []string {
-	var keys []string
-	for key, ids := range o.live() {
-		if len(ids) >= versions && key != "" {
-			keys = append(keys, key)
-		}
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// model merges the blocks that the store says are merged.
-func (o *oldStore) model(t *testing.T) modelSet {
-	t.Helper()
-	blocks := &blockStore{newDelta: newPBDelta, maxSize: 2 << 20}
-	model := make(modelSet)
-	for _, raw := range o.Blocks {
-		id, err := blockIDOf(decodeCID(t, raw.Cid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := blocks.parse(id, raw.Data)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if o.has("/b" + id.dsKey()) {
-			model.merge(b)
-		}
-	}
-	return model
-}
-
-func decodeCID(t testing.TB, s string) cid.Cid {
-	t.Helper()
-	c, err := cid.Decode(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func (o *oldStore) fill(t *testing.T, store ds.Datastore, namespace ds.Key) {
-	t.Helper()
-	root := strings.TrimSuffix(namespace.String(), "/")
-	for _, r := range o.Rows {
-		if err := store.Put(ctx, ds.RawKey(root+r.Key), r.Value); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func addBlocks(t *testing.T, node *testNode, blocks []oldBlock) {
-	t.Helper()
-	for _, b := range blocks {
-		if err := node.addRaw(decodeCID(t, b.Cid), b.Data); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// open migrates the store and returns the replica on it. At the end of the
-// test it is closed and everything in its store is checked.
-func (o *oldStore) open(t *testing.T, store ds.Datastore, change ...func(*Options)) *replica {
-	t.Helper()
-	r := &replica{t: t, store: store, node: newTestNet().node(), opts: testOptions()}
-	for _, f := range change {
-		f(r.opts)
-	}
-	o.fill(t, store, testNamespace)
-	addBlocks(t, r.node, o.Blocks)
-	r.open()
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Errorf("closing: %s", err)
-		}
-		checkStore(t, r)
-	})
-	return r
-}
-
-func (r *replica) holds(when string, want map[string]string) {
-	r.t.Helper()
-	if got := r.pairs(); !maps.Equal(got, want) {
-		r.t.Fatalf("%s the store holds\n%.2000q, want\n%.2000q", when, got, want)
-	}
-}
-
-func (r *replica) waitUntilClean() {
-	r.t.Helper()
-	waitFor(r.t, "the repair", func() bool { return !r.IsDirty(ctx) })
-}
-
-// eachOldStore runs a test on every store that the released module wrote, on a
-// map store and on Badger.
-func eachOldStore(t *testing.T, test func(*testing.T, *oldStore, ds.Datastore)) {
-	eachOf(t, writtenStores(t), test)
-}
-
-func eachOf(t *testing.T, old []*oldStore, test func(*testing.T, *oldStore, ds.Datastore)) {
-	for _, o := range old {
-		for _, kind := range []string{"map", "badger"} {
-			t.Run(o.name+"/"+kind, func(t *testing.T) {
-				t.Parallel()
-				test(t, o, stores[kind](t))
-			})
-		}
-	}
-}
 
 func TestOldStoreOpensWithTheSamePairs(t *testing.T) {
 	eachOldStore(t, func(t *testing.T, o *oldStore, store ds.Datastore) {
@@ -411,20 +205,6 @@ func removeVersionsOneByOne(t *testing.T, o *oldStore, r *replica, best bool) {
 	}
 }
 
-// live returns the live versions of a key, the best first.
-func (m modelSet) live(key string) []version {
-	var live []version
-	for id, v := range m.key(key).versions {
-		if !m[key].tombstones[id] {
-			live = append(live, v)
-		}
-	}
-	slices.SortFunc(live, func(a, b version) int {
-		return cmp.Or(cmp.Compare(b.priority, a.priority), strings.Compare(string(b.value), string(a.value)))
-	})
-	return live
-}
-
 // fromPeer has another replica publish tombstones on top of the heads, and
 // waits until they are merged.
 func (r *replica) fromPeer(tombstones []*pb.Element) *block {
@@ -488,119 +268,6 @@ func TestLocalPutWinsOverUnresolvedOldVersions(t *testing.T) {
 	}
 }
 
-// A cutTest opens one old store again and again, each time on a fresh copy.
-type cutTest struct {
-	t     *testing.T
-	old   *oldStore
-	node  *testNode
-	plain bool // the store has no batches
-	want  map[string]string
-}
-
-func newCutTest(t *testing.T, o *oldStore, plain bool) *cutTest {
-	t.Helper()
-	c := &cutTest{t: t, old: o, node: newTestNet().node(), plain: plain}
-	addBlocks(t, c.node, o.Blocks)
-	store := c.fresh()
-	if err := c.open(store, -1); err != nil {
-		t.Fatal(err)
-	}
-	c.want = dump(t, store)
-	return c
-}
-
-func (c *cutTest) fresh() ds.Batching {
-	c.t.Helper()
-	store := newAtomicStore()
-	c.old.fill(c.t, store, testNamespace)
-	return store
-}
-
-// mortal is the store as one that dies after some writes; negative: it does not.
-func (c *cutTest) mortal(store ds.Batching, writes int) ds.Datastore {
-	faulty := newFaultyStore()
-	faulty.Batching = store
-	faulty.dieAfter(writes)
-	var s ds.Datastore = faulty
-	if c.plain {
-		s = plainStore{s}
-	}
-	return s
-}
-
-// open opens and closes the store, which dies after some writes; negative: it
-// does not.
-func (c *cutTest) open(store ds.Batching, writes int) error {
-	s := c.mortal(store, writes)
-	opts := testOptions()
-	opts.RepairInterval = 0 // it writes whenever it likes
-	d, err := New(s, testNamespace, c.node, nil, opts)
-	if err != nil {
-		return err
-	}
-	return d.Close()
-}
-
-func (c *cutTest) finish(store ds.Batching, when string) {
-	c.t.Helper()
-	if err := c.open(store, -1); err != nil {
-		c.t.Fatalf("%s: the store does not open: %s", when, err)
-	}
-	if got := dump(c.t, store); !maps.Equal(got, c.want) {
-		c.t.Errorf("%s: the migrated store is another one\n%s", when, diff(got, c.want))
-	}
-}
-
-// cutEverywhere cuts the migration off at its first write, at its second, and
-// so on, and has it finished each time.
-func (c *cutTest) cutEverywhere() {
-	c.t.Helper()
-	for n := 0; !c.t.Failed(); n++ {
-		store := c.fresh()
-		err := c.open(store, n)
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, errDied) {
-			c.t.Fatalf("write %d: %s", n+1, err)
-		}
-		c.finish(store, fmt.Sprintf("cut off at write %d", n+1))
-	}
-}
-
-func dump(t *testing.T, store ds.Datastore) map[string]string {
-	t.Helper()
-	res, err := store.Query(ctx, query.Query{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := res.Rest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := make(map[string]string, len(all))
-	for _, e := range all {
-		rows[e.Key] = string(e.Value)
-	}
-	return rows
-}
-
-func diff(got, want map[string]string) string {
-	var lines []string
-	for key, value := range got {
-		if w, ok := want[key]; !ok || w != value {
-			lines = append(lines, fmt.Sprintf("has   %s = %.100q", key, value))
-		}
-	}
-	for key, value := range want {
-		if g, ok := got[key]; !ok || g != value {
-			lines = append(lines, fmt.Sprintf("wants %s = %.100q", key, value))
-		}
-	}
-	slices.Sort(lines)
-	return strings.Join(lines[:min(len(lines), 4)], "\n")
-}
-
 func TestMigrationMayBeCutOffAtAnyWrite(t *testing.T) {
 	for _, o := range writtenStores(t) {
 		for _, plain := range []bool{false, true} {
@@ -638,126 +305,6 @@ func TestLongMigrationMayBeCutOffAtAnyWrite(t *testing.T) {
 			newCutTest(t, o, false).cutEverywhere()
 		})
 	}
-}
-
-// An oldWriter writes a store of format 1 by compat.md §4.
-type oldWriter struct {
-	t      *testing.T
-	store  *oldStore
-	blocks *blockStore
-	model  modelSet
-	heads  []blockID
-	height uint64
-}
-
-func newOldWriter(t *testing.T) *oldWriter {
-	return &oldWriter{
-		t:      t,
-		store:  &oldStore{name: "synthetic"},
-		blocks: &blockStore{newDelta: newPBDelta, maxSize: 2 << 20},
-		model:  make(modelSet),
-	}
-}
-
-// write adds a block with its rows.
-func (w *oldWriter) write(elements, tombstones []*pb.Element) {
-	w.t.Helper()
-	w.height++
-	d := newPBDelta()
-	d.SetElements(elements)
-	d.SetTombstones(tombstones)
-	d.SetPriority(w.height)
-	b, err := w.blocks.build(d, w.heads)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.heads = []blockID{b.id}
-	w.model.merge(b)
-	w.store.Blocks = append(w.store.Blocks, oldBlock{b.id.Cid().String(), b.raw})
-	w.row("/b"+b.id.dsKey(), nil)
-	for _, e := range elements {
-		w.row("/s/s"+e.GetKey()+b.id.dsKey(), nil)
-	}
-	for _, e := range tombstones {
-		w.row("/s/t"+e.GetKey()+e.GetId(), nil)
-	}
-}
-
-func (w *oldWriter) row(key string, value []byte) {
-	w.store.Rows = append(w.store.Rows, oldRow{key, value})
-}
-
-// finish writes the rows that sum it all up.
-func (w *oldWriter) finish() *oldStore {
-	for key := range w.model {
-		if live := w.model.live(key); len(live) > 0 {
-			w.row("/s/k"+key+"/v", live[0].value)
-			w.row("/s/k"+key+"/p", binary.AppendUvarint(nil, live[0].priority+1))
-			w.store.Pairs = append(w.store.Pairs, oldRow{key, live[0].value})
-		}
-	}
-	for _, id := range w.heads {
-		w.row("/h"+id.dsKey(), binary.AppendUvarint(nil, w.height))
-	}
-	w.row("/crdt_version", []byte{2})
-	return w.store
-}
-
-// synthesize makes an old store in which many keys were put and every fourth
-// was overwritten. Then every fifth was deleted, and every eighth lost the
-// better one of its two versions.
-func synthesize(t *testing.T, keys, valueSize int) *oldStore {
-	t.Helper()
-	w := newOldWriter(t)
-	perBlock := min(100, 1<<20/valueSize)
-	put := func(step int, value string) {
-		for first := 0; first < keys; first += perBlock * step {
-			var elements []*pb.Element
-			for i := first; i < min(first+perBlock*step, keys); i += step {
-				elements = append(elements, &pb.Element{Key: fmt.Sprintf("/k/%d", i), Value: fmt.Appendf(nil, "%0*d%s", valueSize, i, value)})
-			}
-			w.write(elements, nil)
-		}
-	}
-	put(1, "old")
-	put(4, "new")
-	for i := 0; i < keys; i += 500 {
-		var tombstones []*pb.Element
-		for j := i; j < min(i+500, keys); j += 5 {
-			key := fmt.Sprintf("/k/%d", j)
-			for _, v := range w.model.live(key) {
-				tombstones = append(tombstones, tombstonesFor(key, []blockID{v.id})...)
-			}
-		}
-		for j := (i + 7) / 8 * 8; j < min(i+500, keys); j += 8 {
-			key := fmt.Sprintf("/k/%d", j)
-			if j%5 == 0 {
-				continue // all its versions go
-			}
-			tombstones = append(tombstones, tombstonesFor(key, []blockID{w.model.live(key)[0].id})...)
-		}
-		w.write(nil, tombstones)
-	}
-	return w.finish()
-}
-
-// spoiled returns the store as one of format 0, in which keys with tombstones
-// have wrong values.
-func (o *oldStore) spoiled() *oldStore {
-	tombstoned := make(map[string]bool)
-	for _, r := range o.Rows {
-		if version, ok := strings.CutPrefix(r.Key, "/s/t"); ok {
-			key, _, _ := splitID(version)
-			tombstoned["/s/k"+key+"/v"] = true
-		}
-	}
-	c := o.without("/crdt_version")
-	for i, r := range c.Rows {
-		if tombstoned[r.Key] {
-			c.Rows[i].Value = []byte("wrong")
-		}
-	}
-	return c
 }
 
 func TestMigrationHoldsFewRowsAtATime(t *testing.T) {
@@ -824,58 +371,6 @@ func TestOldTombstonesWaitForTheirBlocks(t *testing.T) {
 	}
 }
 
-func TestNewerVersionIsRefusedAndNothingTouched(t *testing.T) {
-	redo := encodeRedo([]row{{key: testNamespace.ChildString("s/r/k"), value: []byte("whatever it means there")}})
-	for name, o := range map[string]*oldStore{
-		"next format":             writtenStore(t, "old-v1-joined").with("/crdt_version", 0x84),
-		"next format, as uvarint": writtenStore(t, "old-v1-joined").with("/crdt_version", 4),
-		"far future":              writtenStore(t, "old-v1-joined").with("/crdt_version", 0xff, 0x7f),
-		"not closed":              writtenStore(t, "old-v1-joined").with("/crdt_version", 4).with("/bs"),
-		"in the midst of a write": writtenStore(t, "old-v1-joined").with("/crdt_version", 4).with("/w", redo...),
-	} {
-		for _, plain := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/plain=%v", name, plain), func(t *testing.T) {
-				if err := openUntouched(t, o, plain); !errors.Is(err, ErrNewerVersion) {
-					t.Errorf("New: %v", err)
-				}
-			})
-		}
-	}
-}
-
-// The first stores of format 2 had a version row that the old module does not
-// refuse.
-func TestPlainVersionRowIsReplaced(t *testing.T) {
-	r := newTestNet().newReplica(t)
-	r.put("/k", "v")
-	r.must(r.store.Put(ctx, testNamespace.ChildString("crdt_version"), []byte{3}))
-	r.restart()
-	r.holds("with a plain version row,", map[string]string{"/k": "v"})
-	checkMigrated(t, r)
-}
-
-func TestMalformedVersionIsNamed(t *testing.T) {
-	for _, value := range [][]byte{{}, {0}, {0x80}, slices.Repeat([]byte{0xff}, 11)} {
-		err := openUntouched(t, writtenStore(t, "old-v1-joined").with("/crdt_version", value...), false)
-		if err == nil || errors.Is(err, ErrNewerVersion) || !strings.Contains(err.Error(), "/crdt/crdt_version") {
-			t.Errorf("a version row of %x: %v", value, err)
-		}
-	}
-}
-
-// openUntouched returns the error of opening a store, which must be left as it is.
-func openUntouched(t *testing.T, o *oldStore, plain bool) error {
-	t.Helper()
-	c := &cutTest{t: t, old: o, node: newTestNet().node(), plain: plain}
-	store := c.fresh()
-	before := dump(t, store)
-	err := c.open(store, -1)
-	if after := dump(t, store); err != nil && !maps.Equal(before, after) {
-		t.Errorf("the store was changed\n%s", diff(after, before))
-	}
-	return err
-}
-
 func TestDirtyOldStoreIsRepairedWhenItsBlocksCome(t *testing.T) {
 	eachOf(t, []*oldStore{writtenStore(t, "old-v1-missing")}, func(t *testing.T, o *oldStore, store ds.Datastore) {
 		r := o.open(t, store)
@@ -910,4 +405,145 @@ func TestOldStoreThatWasNotClosedGetsARepair(t *testing.T) {
 	r := o.with("/bs").open(t, newAtomicStore())
 	r.waitUntilClean()
 	r.holds("after the repair", pairsOf(o.Completed))
+}
+
+// openOldHeads opens a store of the released module in which some blocks are merged,
+// which are heads and have versions of /k, with the winner.
+func (n *testNet) openOldHeads(t *testing.T, priority uint64, value string, heads ...cid.Cid) *replica {
+	t.Helper()
+	priorityRow := binary.AppendUvarint(nil, priority+1) // the greatest wraps around
+	o := &oldStore{Rows: []oldRow{{"/crdt_version", []byte{2}}, {"/s/k/k/v", []byte(value)}, {"/s/k/k/p", priorityRow}}}
+	for _, c := range heads {
+		name := blockID(c.Hash()[2:]).dsKey()
+		o.Rows = append(o.Rows, oldRow{"/h" + name, binary.AppendUvarint(nil, priority)}, oldRow{"/b" + name, nil}, oldRow{"/s/s/k" + name, nil})
+	}
+	r := &replica{t: t, store: newAtomicStore(), node: n.node(), opts: testOptions()}
+	silent(r.opts)
+	o.fill(t, r.store, testNamespace)
+	r.open()
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+// Going back is part of it: what the old rows say is what they said before.
+func TestOldStoreMayHaveAnyPriority(t *testing.T) {
+	eachOddPriority(t, func(t *testing.T, p uint64) {
+		net := newTestNet()
+		c := net.node().forge(t, marshalDelta(t, &pb.Delta{Priority: p, Elements: []*pb.Element{{Key: "/k", Value: []byte("v1")}}}))
+		r := net.openOldHeads(t, p, "v1", c)
+		if head, ok := r.Heads().Get(ctx, c); r.get("/k") != "v1" || !ok || head.Height != p {
+			t.Errorf("/k is %q, the head %v", r.get("/k"), head)
+		}
+		r.must(r.Close())
+		r.must(Downgrade(ctx, r.store, testNamespace, r.node))
+		row, err := r.store.Get(ctx, testNamespace.ChildString("s/k/k/p"))
+		if r.must(err); string(row) != string(binary.AppendUvarint(nil, p+1)) {
+			t.Errorf("the row of priority %d is %x", p, row)
+		}
+		r.open()
+		r.winsByPuts("/k")
+		r.winsByPuts("/unrelated")
+		r.checkOwnPriorities()
+	})
+}
+
+func FuzzMigration(f *testing.F) {
+	held := make(map[cid.Cid][]byte)
+	for _, o := range writtenStores(f) {
+		f.Add(linesOf(o.Rows), len(o.Rows)%2 == 0)
+		for _, b := range o.Blocks {
+			held[decodeCID(f, b.Cid)] = b.Data
+		}
+	}
+	for _, redo := range []string{"\x0a\x03\x0a\x01x", "\x12\x08\x0a\x06/crdtx", "\x0a\x09\x0a\x07/crdt/h"} {
+		f.Add([]byte("/crdt_version=\x02\n/w="+redo+"\n"), false)
+	}
+	f.Fuzz(func(t *testing.T, input []byte, plain bool) {
+		o := &oldStore{Rows: rowsOf(input)}
+		r := &replica{t: t, store: newAtomicStore(), node: newTestNet().node(), opts: testOptions()}
+		if plain {
+			r.store = plainStore{r.store}
+		}
+		r.node.blocks = maps.Clone(held)
+		r.opts.RepairInterval = 0 // it writes whenever it likes
+		silent(r.opts)
+		plantNeighbours(t, r.store)
+		o.fill(t, r.store, testNamespace)
+		before := dump(t, r.store)
+		old, resumes := o.isOld(), len(r.rowsUnder("/q")) > 0
+		err := r.openLocally(old && !resumes)
+		checkNeighbours(t, r.store)
+		if err != nil && !namesARow(err, before) {
+			t.Errorf("New names no row: %s", err)
+		}
+		if err != nil || resumes {
+			return // what is queued is merged whenever it comes
+		}
+		after := dump(t, r.store)
+		r.must(r.openLocally(old))
+		if got := dump(t, r.store); !maps.Equal(got, after) {
+			t.Errorf("opening the store again changed it\n%s", diff(got, after))
+		}
+	})
+}
+
+// A localDAG has some blocks, and says at once when it has not.
+type localDAG struct{ *testNode }
+
+func (d localDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	d.net.mu.Lock()
+	here := d.blocks[c] != nil
+	d.net.mu.Unlock()
+	if !here {
+		return nil, ipld.ErrNotFound{Cid: c}
+	}
+	return d.testNode.Get(ctx, c)
+}
+
+// rowsOf reads rows from the lines of an input: a key, "=" and a value. What is
+// no key of a datastore is left out.
+func rowsOf(input []byte) (rows []oldRow) {
+	for line := range bytes.Lines(input) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), "=")
+		if len(key) > 1 && key[0] == '/' && !strings.HasSuffix(key, "/") {
+			rows = append(rows, oldRow{key, []byte(value)})
+		}
+	}
+	return rows
+}
+
+func linesOf(rows []oldRow) []byte {
+	var b bytes.Buffer
+	for _, r := range rows {
+		fmt.Fprintf(&b, "%s=%s\n", r.Key, r.Value)
+	}
+	return b.Bytes()
+}
+
+// openLocally opens and closes a replica that hears of no other.
+func (r *replica) openLocally(migrated bool) error {
+	m, err := NewMerkleCRDT(r.store, testNamespace, localDAG{r.node}, nil, r.opts, nil)
+	if err != nil {
+		return err
+	}
+	r.MerkleCRDT = m
+	if migrated {
+		checkMigrated(r.t, r)
+	}
+	return r.Close()
+}
+
+// namesARow tells whether an error says which row is to blame, or which row's
+// block.
+func namesARow(err error, rows map[string]string) bool {
+	for key := range rows {
+		below := strings.TrimPrefix(key, testNamespace.String())
+		if _, id, ok := splitID(key); ok && strings.Contains(err.Error(), id.Cid().String()) {
+			return true
+		}
+		if strings.Contains(err.Error(), below) || strings.Contains(err.Error(), fmt.Sprintf("%q", below)) {
+			return true
+		}
+	}
+	return false
 }

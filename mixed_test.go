@@ -3,26 +3,10 @@ package crdt
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"testing"
 
-	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
-
-// capture returns what a replica leaves when it is closed.
-func (r *replica) capture(name string) *oldStore {
-	r.t.Helper()
-	r.must(r.Close())
-	o := &oldStore{name: name}
-	for _, e := range r.rowsUnder("") {
-		o.Rows = append(o.Rows, oldRow{e.Key[len(testNamespace.String()):], e.Value})
-	}
-	for c, raw := range r.node.blocks {
-		o.Blocks = append(o.Blocks, oldBlock{c.String(), raw})
-	}
-	return o
-}
 
 // visitedStore is a store of ours that the old module opened, while the version
 // row still let it, and wrote to in its own format.
@@ -56,15 +40,6 @@ func visitedStore(t *testing.T) *oldStore {
 	w.write([]*pb.Element{{Key: "/below", Value: []byte("too low")}, {Key: "/theirs", Value: []byte("too low")}}, nil)
 	w.height = top
 	return o.joined(w.finish())
-}
-
-// joined adds what the old module wrote beside it.
-func (o *oldStore) joined(theirs *oldStore) *oldStore {
-	c := *o
-	c.Rows = slices.DeleteFunc(slices.Clone(o.Rows), func(r oldRow) bool { return ds.NewKey(r.Key).Parent().String() == "/h" })
-	c.Rows = append(c.Rows, theirs.Rows...)
-	c.Blocks = slices.Concat(o.Blocks, theirs.Blocks)
-	return c.with("/crdt_version", 3)
 }
 
 func TestRowsOfTheOldModuleAreMergedIntoOurStore(t *testing.T) {

@@ -72,8 +72,6 @@ func randomQuery(rng *rand.Rand) query.Query {
 	return q
 }
 
-func pick[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
-
 func randomFilter(rng *rand.Rand) query.Filter {
 	op := pick(rng, query.Equal, query.NotEqual, query.GreaterThan, query.GreaterThanOrEqual, query.LessThan, query.LessThanOrEqual)
 	switch rng.IntN(3) {

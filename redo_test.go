@@ -3,41 +3,13 @@ package crdt
 import (
 	"context"
 	"reflect"
+	"strings"
 	"testing"
 
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 	"google.golang.org/protobuf/proto"
 )
-
-// A namespace may be any bytes, also where each commit needs a redo row.
-func TestNamespaceThatIsNotUTF8(t *testing.T) {
-	store := plainStore{newAtomicStore()}
-	namespace := ds.NewKey("/\xff")
-	d, err := New(store, namespace, newTestNet().node(), nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Put(ctx, ds.NewKey("/k"), []byte("v")); err != nil {
-		t.Error(err)
-	}
-	if err := d.Close(); err != nil {
-		t.Error(err)
-	}
-	// A commit that was cut off.
-	cutOff := []row{{key: d.store.keys.record("/k"), remove: true}}
-	if err := store.Put(ctx, d.store.keys.redo, encodeRedo(cutOff)); err != nil {
-		t.Fatal(err)
-	}
-	d, err = New(store, namespace, newTestNet().node(), nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if found, err := d.Has(ctx, ds.NewKey("/k")); found || err != nil {
-		t.Errorf("the redo row was not applied: %v", err)
-	}
-}
 
 func testKeyspace(t *testing.T) *keyspace {
 	names, err := InternalNamespaces{}.complete()
@@ -115,5 +87,15 @@ func TestBatchThatRefusesARowIsCancelled(t *testing.T) {
 	}
 	if err := rows.write(ctx, []row{{key: testNamespace}}); err == nil || store.open != 0 {
 		t.Errorf("%v, and %d batches are open", err, store.open)
+	}
+}
+
+func TestDamagedRedoRowIsNamed(t *testing.T) {
+	for _, key := range []string{"", "x", "/crdtx/s/r/k", "/crdt", "/crdt/h/", "crdt/h/x"} {
+		redo := marshalDelta(t, &pb.Delta{Elements: []*pb.Element{{Key: "/crdt/h"}}, Tombstones: []*pb.Element{{Key: key}}})
+		err := openUntouched(t, writtenStore(t, "old-v1-joined").with("/w", redo...), false)
+		if err == nil || !strings.Contains(err.Error(), "/crdt/w") {
+			t.Errorf("a redo row that removes %q: %v", key, err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
@@ -129,5 +130,60 @@ func TestRepairMakesHeadsOfOtherDAGs(t *testing.T) {
 	r.must(r.Repair(ctx))
 	if got := r.InternalStats(ctx).Heads; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("heads after the repair: %v, want %v", got, want)
+	}
+}
+
+func TestRepairFetchesMissingChildren(t *testing.T) {
+	net := newTestNet()
+	a := net.newReplica(t)
+	b := net.newReplica(t, func(o *Options) { o.DAGSyncerTimeout = 300 * time.Millisecond })
+	var blocks []cid.Cid
+	for i := range 6 {
+		a.put("/k", fmt.Sprint(i))
+		blocks = append(blocks, a.head())
+	}
+	converge(t, a, b)
+	net.split(0, 1)
+	for _, c := range blocks[:4] {
+		id, err := blockIDOf(c)
+		b.must(err)
+		b.must(b.store.Delete(ctx, b.Datastore.store.keys.block(id)))
+	}
+	b.must(b.node.Remove(ctx, blocks[2]))
+	if err := b.Repair(ctx); err == nil {
+		t.Error("Repair without a block that it needs succeeded")
+	}
+	net.heal()
+	for _, c := range blocks {
+		b.awaitMerged(c)
+	}
+	waitFor(t, "the queue to be empty", func() bool { return len(b.rowsUnder("/q")) == 0 })
+	converge(t, a, b) // what was found below a head is no head
+}
+
+func TestRepairMergesWhatWasMissed(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	for i := range 20 {
+		r.put("/k", fmt.Sprint(i))
+	}
+	heads := r.InternalStats(ctx).Heads
+	r.MarkDirty(ctx)
+	if !r.IsDirty(ctx) {
+		t.Error("MarkDirty did nothing")
+	}
+	if r.must(r.repairer.markClean(ctx, r.repairer.marks()-1)); !r.IsDirty(ctx) {
+		t.Error("a repair that began before MarkDirty took the mark away")
+	}
+	// Forget one block in the middle and its version.
+	ids := r.rowsUnder("/s/l")
+	_, id, _ := splitID(ids[len(ids)/2].Key)
+	r.must(r.store.Delete(ctx, ds.RawKey(ids[len(ids)/2].Key)))
+	r.must(r.store.Delete(ctx, r.Datastore.store.keys.block(id)))
+	r.must(r.Repair(ctx))
+	if ok, _ := r.IsProcessed(ctx, id.Cid()); !ok || r.IsDirty(ctx) {
+		t.Error("the block was not merged again")
+	}
+	if got := r.InternalStats(ctx).Heads; fmt.Sprint(got) != fmt.Sprint(heads) {
+		t.Errorf("heads before %v, after %v", heads, got)
 	}
 }

@@ -1,110 +1,17 @@
 package crdt
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 	"maps"
-	"math"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"testing"
 
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
-
-// testID is the id of an invented block.
-func testID(i int) blockID { return blockID{0: byte(i >> 8), 1: byte(i), 31: 1} }
-
-// randomDeltas invents deltas that add and remove versions of a few keys. Some
-// have a key twice, some remove what does not exist.
-func randomDeltas(rng *rand.Rand, n int) []*block {
-	blocks := make([]*block, n)
-	for i := range blocks {
-		d := &deltaContent{priority: pick[uint64](rng, 0, 1, 2, maxPriority, math.MaxUint64)}
-		for range rng.IntN(4) {
-			d.elements = append(d.elements, &pb.Element{Key: fmt.Sprintf("/k%d", rng.IntN(4)), Value: []byte{byte('a' + rng.IntN(3))}})
-		}
-		for range rng.IntN(4) {
-			other := rng.IntN(n)
-			if other == i {
-				continue // a block cannot name itself
-			}
-			d.tombstones = append(d.tombstones, &pb.Element{Key: fmt.Sprintf("/k%d", rng.IntN(4)), Id: testID(other).dsKey()})
-		}
-		blocks[i] = &block{id: testID(i), delta: d}
-	}
-	return blocks
-}
-
-// setHarness merges invented blocks: their marks are kept beside the set.
-type setHarness struct {
-	store  *rowStore
-	merged map[blockID]*block
-}
-
-func newSetHarness() *setHarness {
-	keys := newKeyspace(ds.NewKey("/n"), InternalNamespaces{"h", "a", "s", "b", "d", "bs", "v"})
-	store, err := newRowStore(ctx, newAtomicStore(), keys)
-	if err != nil {
-		panic(err)
-	}
-	return &setHarness{store: store, merged: make(map[blockID]*block)}
-}
-
-// commit merges blocks in one commit, fetching losers' values when asked to.
-func (h *setHarness) commit(t *testing.T, blocks ...*block) {
-	t.Helper()
-	fetched := make(map[versionName]*loser)
-	for {
-		c := newSetChange(h.store, true, true)
-		c.fetched = fetched
-		now := make(map[blockID]bool)
-		for _, b := range blocks {
-			isMerged := func(id blockID) (bool, error) { return h.merged[id] != nil || now[id], nil }
-			if err := c.merge(ctx, b.id, b.delta, isMerged); err != nil {
-				t.Fatal(err)
-			}
-			now[b.id] = true
-		}
-		missing, err := c.settle(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(missing) == 0 {
-			if err := h.store.write(ctx, c.rows()); err != nil {
-				t.Fatal(err)
-			}
-			break
-		}
-		for _, n := range missing {
-			if b := h.merged[n.id]; b != nil {
-				fetched[n] = b.versions()[n.key]
-			} else {
-				t.Fatalf("the value of %s in block %v is asked for, which is not merged", n.key, n.id)
-			}
-		}
-	}
-	for _, b := range blocks {
-		h.merged[b.id] = b
-	}
-}
-
-func (h *setHarness) pairs(t *testing.T) map[string]string {
-	t.Helper()
-	pairs := make(map[string]string)
-	for e, err := range h.store.rows(ctx, h.store.keys.records, false, 0) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := decodeRecord(e.Value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkLow(t, h.store, e.Key, r)
-		pairs[e.Key] = string(r.value)
-	}
-	return pairs
-}
 
 // The same blocks give the same pairs in whatever order and grouping they are
 // merged, and those are the pairs of the plain model, at every step.
@@ -191,109 +98,124 @@ func TestWritesCostTheSameForEver(t *testing.T) {
 	}
 }
 
-func TestSetViewBuildsDeltas(t *testing.T) {
-	r := newTestNet().newReplica(t)
-	s := r.Set()
-	d, err := s.Rmv(ctx, "/k")
-	if err != nil || !d.IsEmpty() {
-		t.Errorf("removing what is not there: %v, %v", d, err)
-	}
-	d, err = s.Add(ctx, "/k", []byte("v"))
-	if err != nil || d.IsEmpty() || d.Size() == 0 {
-		t.Errorf("Add: %v, %v", d, err)
-	}
-	if ok, _ := s.InSet(ctx, "/k"); ok {
-		t.Error("Add changed the set")
-	}
-	_, err = r.Publish(ctx, d)
-	r.must(err)
-	if v, err := s.Element(ctx, "/k"); string(v) != "v" || err != nil {
-		t.Errorf("Element: %s, %v", v, err)
-	}
-	d, err = s.Rmv(ctx, "/k")
-	r.must(err)
-	_, err = r.Publish(ctx, d)
-	r.must(err)
-	if _, err := s.Element(ctx, "/k"); !errors.Is(err, ds.ErrNotFound) {
-		t.Errorf("Element after removal: %v", err)
-	}
-	if _, err := s.Add(ctx, "/", nil); !errors.Is(err, ErrInvalidKey) {
-		t.Errorf("Add of the root key: %v", err)
-	}
-	if err := s.Merge(ctx, d, "/nonsense"); err == nil {
-		t.Error("Merge took an id that names no block")
-	}
-}
-
-func TestDeltaWithAKeyTwice(t *testing.T) {
+func TestEqualPriorityGreatestValueWins(t *testing.T) {
 	net := newTestNet()
 	a, b := net.newReplica(t), net.newReplica(t)
-	for i, values := range [][]string{{"x", "z", "y"}, {"3", "1"}} {
-		d := newPBDelta()
-		var elements []*pb.Element
-		for _, v := range values {
-			elements = append(elements, &pb.Element{Key: fmt.Sprintf("/%d", i), Value: []byte(v)})
-		}
-		d.SetElements(elements)
-		_, err := a.Publish(ctx, d)
-		a.must(err)
-	}
-	if got := converge(t, a, b); got["/0"] != "z" || got["/1"] != "3" {
-		t.Errorf("pairs: %v", got)
+	net.split(0, 1)
+	a.put("/k", "abc")
+	b.put("/k", "abd")
+	net.heal()
+	if got := converge(t, a, b)["/k"]; got != "abd" {
+		t.Errorf("/k is %q, want the greater value", got)
 	}
 }
 
-func TestCustomDelta(t *testing.T) {
+func TestEmptyValueSurvivesDeletionOfAConcurrentVersion(t *testing.T) {
 	net := newTestNet()
-	node := net.node()
-	m, err := NewMerkleCRDT(newAtomicStore(), testNamespace, node, node, testOptions(), &MerkleCRDTOptions{
-		DeltaFactory: func() Delta { return &labelled{pbDelta: &pbDelta{}} },
-		Namespaces:   InternalNamespaces{Heads: "tops", Set: "pairs"},
+	a, b := net.newReplica(t), net.newReplica(t)
+	net.split(0, 1)
+	a.put("/k", "")
+	b.put("/k", "b")
+	b.put("/other", "raises b's height")
+	b.put("/k", "b2")
+	b.del("/k")
+	net.heal()
+	if got, ok := converge(t, a, b)["/k"]; got != "" || !ok {
+		t.Errorf("/k is %q (%v), want the empty value", got, ok)
+	}
+}
+
+func TestDeleteOfManyVersionsNeverShowsAnOldValue(t *testing.T) {
+	var mu sync.Mutex
+	var seen []string
+	net := newTestNet()
+	a := net.newReplica(t, func(o *Options) { o.MaxBatchDeltaSize = 1000 })
+	b := net.newReplica(t, func(o *Options) {
+		o.PutHook = func(_ ds.Key, v []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, string(v))
+		}
 	})
-	if err != nil {
-		t.Fatal(err)
+	for i := range 100 {
+		a.put("/k", fmt.Sprintf("%03d", i))
 	}
-	defer m.Close()
-	d, err := m.Set().Add(ctx, "/k", []byte("v"))
-	if err != nil {
-		t.Fatal(err)
+	converge(t, a, b)
+	mu.Lock()
+	seen = nil
+	mu.Unlock()
+	a.del("/k")
+	if pairs := converge(t, a, b); len(pairs) != 0 {
+		t.Errorf("left: %v", pairs)
 	}
-	d.(*labelled).label = 'L'
-	h, err := m.Publish(ctx, d)
-	if err != nil {
-		t.Fatal(err)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(seen) > 0 {
+		t.Errorf("old values came back: %v", seen)
 	}
-	n, err := node.Get(ctx, h.Cid)
-	if err != nil {
-		t.Fatal(err)
+	if h := a.InternalStats(ctx).MaxHeight; h < 102 {
+		t.Errorf("100 tombstones of 1000 bytes at most a block made %d blocks in all", h)
 	}
-	b, err := m.blocks.parse(blockID(h.Cid.Hash()[2:]), n.RawData())
-	if err != nil || len(b.delta.elements) != 1 {
-		t.Errorf("the block does not read back: %v", err)
-	}
-	if err := m.Put(ctx, ds.NewKey("/plain"), []byte("v")); err != nil {
-		t.Errorf("Put beside custom deltas: %v", err)
-	}
-	if _, err := NewMerkleCRDT(newAtomicStore(), testNamespace, node, nil, nil, &MerkleCRDTOptions{Namespaces: InternalNamespaces{Heads: "q"}}); err == nil {
-		t.Error("a namespace that is taken was accepted")
+	if rows := append(a.rowsUnder("/s/l"), a.rowsUnder("/s/t")...); len(rows) > 0 {
+		t.Errorf("%d rows are left of the versions", len(rows))
 	}
 }
 
-// labelled is a delta of an application: one byte more than the default.
-type labelled struct {
-	*pbDelta
-	label byte
-}
-
-func (l *labelled) Marshal() ([]byte, error) {
-	b, err := l.pbDelta.Marshal()
-	return append([]byte{l.label}, b...), err
-}
-
-func (l *labelled) Unmarshal(b []byte) error {
-	if len(b) == 0 {
-		return errors.New("no label")
+func TestDeleteUncoversAConcurrentVersion(t *testing.T) {
+	var mu sync.Mutex
+	var events []string
+	net := newTestNet()
+	a := net.newReplica(t)
+	b := net.newReplica(t, func(o *Options) {
+		o.PutHook = func(k ds.Key, v []byte) { mu.Lock(); events = append(events, "put "+string(v)); mu.Unlock() }
+		o.DeleteHook = func(k ds.Key) { mu.Lock(); events = append(events, "delete"); mu.Unlock() }
+	})
+	net.split(0, 1)
+	a.put("/k", "z")
+	b.put("/k", "y")
+	net.split(0, 1, 2)
+	c := net.newReplica(t)
+	net.split(0, 1, 0) // c learns of a's version alone, and deletes it
+	converge(t, a, c)
+	c.del("/k")
+	net.heal()
+	if got := converge(t, a, b, c)["/k"]; got != "y" {
+		t.Errorf("/k is %q, want the concurrent version", got)
 	}
-	l.label = b[0]
-	return l.pbDelta.Unmarshal(b[1:])
+	mu.Lock()
+	defer mu.Unlock()
+	// b may learn of the deletion before it has seen the version.
+	got := strings.Join(events, ", ")
+	if got != "put y" && got != "put y, put z, delete, put y" {
+		t.Errorf("hooks were told: %s", got)
+	}
+}
+
+func FuzzMerge(f *testing.F) {
+	f.Add(uint8(5), []byte{})
+	f.Add(uint8(9), []byte("some deltas, in some order, in some groups"))
+	f.Add(uint8(12), bytes.Repeat([]byte{0, 0xff, 0x80}, 40))
+	for i := range uint8(20) {
+		f.Add(11-i%3, []byte{i * 13})
+	}
+	f.Fuzz(func(t *testing.T, n uint8, input []byte) {
+		rng := rand.New(&fuzzSource{input, rand.NewPCG(uint64(n), 7)})
+		blocks := randomDeltas(rng, 1+int(n%12))
+		model := make(modelSet)
+		for _, b := range blocks {
+			model.merge(b)
+		}
+		for range 2 {
+			rng.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+			h := newSetHarness()
+			for i := 0; i < len(blocks); {
+				group := min(1+rng.IntN(4), len(blocks)-i)
+				h.commit(t, blocks[i:i+group]...)
+				i += group
+			}
+			if got, want := h.pairs(t), model.pairs(); !maps.Equal(got, want) {
+				t.Fatalf("merged they are %v, want %v", got, want)
+			}
+		}
+	})
 }

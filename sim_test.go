@@ -26,8 +26,8 @@ import (
 //	simwrites_test.go   the writes, and what must be true after each
 //	simforeign_test.go  a writer that makes blocks in its own way
 //	simcheck_test.go    what must be true in the end
-//	net_test.go         the network and the DAG services, with their faults
-//	store_test.go       the stores, with theirs
+//	kit_network_test.go the network and the DAG services, with their faults
+//	kit_stores_test.go  the stores, with theirs
 //
 // A run for a night, with a line every ten seconds:
 //

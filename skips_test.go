@@ -158,3 +158,12 @@ func TestRecallReadsSomeOfManyHeads(t *testing.T) {
 		}
 	})
 }
+
+func TestManySkipLinksLeadDownward(t *testing.T) {
+	b := &block{delta: &deltaContent{priority: 1 << 40}, links: make([]blockID, 200), skips: 199}
+	for i := range b.links {
+		if h := b.heightBelow(i); h >= 1<<40 {
+			t.Fatalf("below link %d the height is %d", i, h)
+		}
+	}
+}

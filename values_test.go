@@ -39,14 +39,6 @@ func (d *gatedDelta) Unmarshal(b []byte) error {
 	return d.Delta.Unmarshal(b)
 }
 
-func tombstoneOf(t *testing.T, key string, c cid.Cid) *pb.Element {
-	id, err := blockIDOf(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &pb.Element{Key: key, Id: id.dsKey()}
-}
-
 // Small blocks that uncover values in a large one do not have it decoded for
 // each of them at once.
 func TestValuesAreReadWithinBounds(t *testing.T) {
@@ -131,34 +123,6 @@ func (r *replica) haveValues() (n int) {
 		}
 	}
 	return n
-}
-
-// What is published wins over what its keys have from another DAG, as a Put
-// does, up to the greatest priority: then the greater value does.
-func TestPublishWinsOverOtherDAGs(t *testing.T) {
-	net := newTestNet()
-	r := net.newReplica(t)
-	publish := func(value string) Head {
-		d, err := r.Set().Add(ctx, "/k", []byte(value))
-		r.must(err)
-		d.SetDagName("low")
-		h, err := r.Publish(ctx, d)
-		r.must(err)
-		return h
-	}
-	for i := range 3 {
-		r.put("/k", fmt.Sprint("z", i))
-	}
-	if h := publish("a"); h.Height != 4 || r.get("/k") != "a" {
-		t.Errorf("published a as %s, and Get gives %q", h, r.get("/k"))
-	}
-	r.awaitMerged(r.offer(net.node(), &pb.Delta{Priority: maxPriority, DagName: "top", Elements: []*pb.Element{{Key: "/k", Value: []byte("m")}}}))
-	if h := publish("b"); h.Height != maxPriority || r.get("/k") != "m" {
-		t.Errorf("published b as %s, and Get gives %q", h, r.get("/k"))
-	}
-	if publish("n"); r.get("/k") != "n" {
-		t.Errorf("published n, and Get gives %q", r.get("/k"))
-	}
 }
 
 // uncovering makes a block that removes the winners of some keys, each of which has

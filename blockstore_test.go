@@ -8,25 +8,11 @@ import (
 	"sync"
 	"testing"
 
+	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
+	ipld "github.com/ipfs/go-ipld-format"
 )
-
-var errForbidden = errors.New("forbidden")
-
-// forbid refuses deltas with a key below /forbidden.
-func forbid(o *Options) {
-	silent(o)
-	o.CheckDelta = func(_ context.Context, _ Head, d Delta) error {
-		elements, err := d.GetElements()
-		for _, e := range elements {
-			if strings.HasPrefix(e.GetKey(), "/forbidden/") {
-				return errForbidden
-			}
-		}
-		return err
-	}
-}
 
 func TestDeltasThatAreNotAdmittedAreRefused(t *testing.T) {
 	for _, size := range []int{-1, 1 << 10} {
@@ -159,5 +145,48 @@ func TestInlineBlockThatIsNotAdmittedIsNotKept(t *testing.T) {
 	defer b.node.net.mu.Unlock()
 	if b.node.blocks[bad] != nil {
 		t.Error("a refused block is kept")
+	}
+}
+
+// CheckDelta judges keys. It must see those that are merged.
+func TestCheckDeltaSeesCleanKeys(t *testing.T) {
+	for _, key := range []string{"/x/../forbidden/k", "forbidden/k", "/forbidden//k"} {
+		net := newTestNet()
+		r := net.newReplica(t, forbid)
+		bad := r.offer(net.node(), &pb.Delta{Priority: 1, Elements: oneElement(key)})
+		waitFor(t, "the block to be judged", func() bool { return r.state(bad) != unknown })
+		if state := r.state(bad); state != refused {
+			t.Errorf("%s: the mark is %d, the pairs are %v", key, state, r.pairs())
+		}
+		if err := r.Put(ctx, ds.RawKey("/x/../forbidden/k"), nil); !errors.Is(err, errForbidden) {
+			t.Errorf("Put: %v", err)
+		}
+	}
+}
+
+// A linklessNode is a node of another implementation: only its bytes count.
+type linklessNode struct{ ipld.Node }
+
+func (linklessNode) Links() []*ipld.Link { return nil }
+
+type linklessDAG struct{ *testNode }
+
+func (d linklessDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	n, err := d.testNode.Get(ctx, c)
+	return linklessNode{n}, err
+}
+
+func TestRepairReadsTheBytes(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/0", "v")
+	first, err := blockIDOf(r.head())
+	r.must(err)
+	r.put("/1", "v")
+	r.reopenWith(linklessDAG{r.node}, nil)
+	mark := r.Datastore.store.keys.block(first)
+	r.must(r.store.Delete(ctx, mark)) // a gap, as the old module may leave
+	r.must(r.Repair(ctx))
+	if found, err := r.store.Has(ctx, mark); !found || err != nil {
+		t.Errorf("the gap was not found: %v", err)
 	}
 }

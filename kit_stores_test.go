@@ -3,14 +3,38 @@ package crdt
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
+	"time"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
+	dssync "github.com/ipfs/go-datastore/sync"
+	badger "github.com/ipfs/go-ds-badger4"
 )
+
+// stores are the kinds of store that the tests run on.
+var stores = map[string]func(t *testing.T) ds.Datastore{
+	"map":    func(*testing.T) ds.Datastore { return dssync.MutexWrap(ds.NewMapDatastore()) },
+	"basic":  func(*testing.T) ds.Datastore { return basicStore{newAtomicStore()} },
+	"plain":  func(*testing.T) ds.Datastore { return plainStore{newAtomicStore()} },
+	"badger": newBadger,
+}
+
+func newBadger(t *testing.T) ds.Datastore {
+	opts := badger.DefaultOptions
+	opts.Options = opts.WithSyncWrites(false)
+	store, err := badger.NewDatastore(t.TempDir(), &opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return store
+}
 
 // A memoryStore is a store with atomic batches that finds the rows under a
 // prefix without looking at the others.
@@ -21,8 +45,6 @@ type memoryStore struct {
 	fresh []string          // likewise, those that are not among keys yet
 	gone  int               // how many of rows are nil
 }
-
-func newAtomicStore() ds.Batching { return &memoryStore{rows: make(map[string][]byte)} }
 
 func (s *memoryStore) Get(_ context.Context, k ds.Key) ([]byte, error) {
 	s.mu.Lock()
@@ -148,6 +170,8 @@ func (b *memoryBatch) Commit(context.Context) error {
 	return nil
 }
 
+func newAtomicStore() ds.Batching { return &memoryStore{rows: make(map[string][]byte)} }
+
 // plainStore hides everything but ds.Datastore: rows are written one by one.
 type plainStore struct{ ds.Datastore }
 
@@ -185,10 +209,6 @@ type faultyStore struct {
 	effect bool // those that fail are made all the same
 	died   bool // a write has found it dead
 	failed bool // a write has failed
-}
-
-func newFaultyStore() *faultyStore {
-	return &faultyStore{Batching: newAtomicStore(), left: -1, in: -1}
 }
 
 // dieAfter lets the store die after that many more writes.
@@ -311,6 +331,10 @@ func (s *faultyStore) Batch(ctx context.Context) (ds.Batch, error) {
 	return &faultyBatch{Batch: b, store: s}, err
 }
 
+func newFaultyStore() *faultyStore {
+	return &faultyStore{Batching: newAtomicStore(), left: -1, in: -1}
+}
+
 type faultyBatch struct {
 	ds.Batch
 	store      *faultyStore
@@ -329,4 +353,199 @@ func (b *faultyBatch) Delete(ctx context.Context, k ds.Key) error {
 
 func (b *faultyBatch) Commit(ctx context.Context) error {
 	return b.store.write(b.rows, b.size, func() error { return b.Batch.Commit(ctx) })
+}
+
+// A prefixStore is a memoryStore for very many rows that come and go: it does
+// not sort them. It also knows how much it holds, which stands for what a real
+// one keeps on disk.
+type prefixStore struct {
+	rowTime time.Duration // that each row of a commit takes
+
+	mu    sync.RWMutex
+	rows  map[string][]byte
+	below map[string]map[string]struct{} // by the first parts of a row's name
+	size  int                            // of all names and values, in bytes
+}
+
+// prefixDepth is how many parts of a name are looked up.
+const prefixDepth = 4
+
+// prefixRowSize is about what the maps take for a row, beside its name and value.
+const prefixRowSize = 200
+
+func newPrefixStore() *prefixStore {
+	return &prefixStore{rows: make(map[string][]byte), below: make(map[string]map[string]struct{})}
+}
+
+// prefixesOf calls f with what a row may be looked up by.
+func prefixesOf(name string, f func(string)) {
+	f("")
+	for i, depth := 1, 0; i < len(name) && depth < prefixDepth; i++ {
+		if name[i] == '/' {
+			f(name[:i])
+			depth++
+		}
+	}
+}
+
+func (s *prefixStore) held() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.size + len(s.rows)*prefixRowSize
+}
+
+func (s *prefixStore) Get(_ context.Context, k ds.Key) ([]byte, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if v, ok := s.rows[k.String()]; ok {
+		return v, nil
+	}
+	return nil, ds.ErrNotFound
+}
+
+func (s *prefixStore) Has(ctx context.Context, k ds.Key) (bool, error) {
+	return ds.GetBackedHas(ctx, s, k)
+}
+
+func (s *prefixStore) GetSize(ctx context.Context, k ds.Key) (int, error) {
+	return ds.GetBackedSize(ctx, s, k)
+}
+
+func (s *prefixStore) Put(_ context.Context, k ds.Key, v []byte) error {
+	s.apply(row{key: k, value: v})
+	return nil
+}
+
+func (s *prefixStore) Delete(_ context.Context, k ds.Key) error {
+	s.apply(row{key: k, remove: true})
+	return nil
+}
+
+func (s *prefixStore) apply(rows ...row) {
+	time.Sleep(time.Duration(len(rows)) * s.rowTime)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range rows {
+		s.removeLocked(r.key.String())
+		if !r.remove {
+			s.putLocked(strings.Clone(r.key.String()), r.value)
+		}
+	}
+}
+
+func (s *prefixStore) putLocked(name string, v []byte) {
+	s.rows[name] = v
+	s.size += len(name) + len(v)
+	prefixesOf(name, func(prefix string) {
+		if s.below[prefix] == nil {
+			s.below[prefix] = make(map[string]struct{})
+		}
+		s.below[prefix][name] = struct{}{}
+	})
+}
+
+func (s *prefixStore) removeLocked(name string) {
+	v, ok := s.rows[name]
+	if !ok {
+		return
+	}
+	delete(s.rows, name)
+	s.size -= len(name) + len(v)
+	prefixesOf(name, func(prefix string) {
+		delete(s.below[prefix], name)
+		if len(s.below[prefix]) == 0 {
+			delete(s.below, prefix)
+		}
+	})
+}
+
+func (s *prefixStore) Query(_ context.Context, q query.Query) (query.Results, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	prefix := strings.TrimSuffix(ds.NewKey(q.Prefix).String(), "/")
+	var lookup string
+	prefixesOf(prefix+"/", func(p string) { lookup = p })
+	enough := q.Limit > 0 && len(q.Filters)+len(q.Orders) == 0
+	var found []query.Entry
+	for name := range s.below[lookup] {
+		if !strings.HasPrefix(name, prefix+"/") {
+			continue
+		}
+		e := query.Entry{Key: name, Size: len(s.rows[name])}
+		if !q.KeysOnly {
+			e.Value = s.rows[name]
+		}
+		if found = append(found, e); enough && len(found) == q.Limit+q.Offset {
+			break
+		}
+	}
+	q.Prefix = ""
+	return query.NaiveQueryApply(q, query.ResultsWithEntries(q, found)), nil
+}
+
+func (s *prefixStore) Sync(context.Context, ds.Key) error { return nil }
+func (s *prefixStore) Close() error                       { return nil }
+
+func (s *prefixStore) Batch(context.Context) (ds.Batch, error) { return &memoryBatch{store: s}, nil }
+
+// patientStore takes its time for reads, and more for commits. No read and no query falls
+// into the middle of a commit.
+type patientStore struct {
+	ds.Batching
+	mu sync.RWMutex // not held while time passes, which would stand still then
+
+	rngMu sync.Mutex
+	rng   *rand.Rand
+}
+
+// dawdle lets others go ahead. Some of them go on at the same moment.
+func (s *patientStore) dawdle(most int) {
+	s.rngMu.Lock()
+	pause := time.Duration(s.rng.IntN(most)) * time.Microsecond
+	s.rngMu.Unlock()
+	time.Sleep(pause)
+}
+
+func (s *patientStore) reading() (end func()) {
+	s.dawdle(10)
+	s.mu.RLock()
+	return func() { s.mu.RUnlock(); s.dawdle(10) }
+}
+
+func (s *patientStore) Get(ctx context.Context, k ds.Key) ([]byte, error) {
+	defer s.reading()()
+	return s.Batching.Get(ctx, k)
+}
+
+func (s *patientStore) Has(ctx context.Context, k ds.Key) (bool, error) {
+	defer s.reading()()
+	return s.Batching.Has(ctx, k)
+}
+
+func (s *patientStore) GetSize(ctx context.Context, k ds.Key) (int, error) {
+	defer s.reading()()
+	return s.Batching.GetSize(ctx, k)
+}
+
+func (s *patientStore) Query(ctx context.Context, q query.Query) (query.Results, error) {
+	defer s.reading()()
+	return s.Batching.Query(ctx, q)
+}
+
+func (s *patientStore) Batch(ctx context.Context) (ds.Batch, error) {
+	b, err := s.Batching.Batch(ctx)
+	return &patientBatch{b, s}, err
+}
+
+type patientBatch struct {
+	ds.Batch
+	store *patientStore
+}
+
+func (b *patientBatch) Commit(ctx context.Context) error {
+	b.store.dawdle(100)
+	defer b.store.dawdle(50)
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	return b.Batch.Commit(ctx)
 }

@@ -9,23 +9,7 @@ import (
 	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
 )
-
-// forgeV0 makes a block as histories that began before 2021 have them.
-func (node *testNode) forgeV0(t *testing.T, d *pb.Delta, links ...cid.Cid) cid.Cid {
-	t.Helper()
-	nd := dag.NodeWithData(marshalDelta(t, d)) // its CID is of version 0
-	for _, c := range links {
-		if err := nd.AddRawLink("", &ipld.Link{Cid: c}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := node.Add(ctx, nd); err != nil || nd.Cid().Version() != 0 {
-		t.Fatal(nd.Cid(), err)
-	}
-	return nd.Cid()
-}
 
 // A hashDAG finds a block by its multihash, as boxo's blockstore does, and says
 // when there is none.

@@ -7,27 +7,8 @@ import (
 
 	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
+	dag "github.com/ipfs/go-merkledag"
 )
-
-// limitCommits makes the commits of a replica smaller than they have to be.
-func (r *replica) limitCommits(spread, uncovers int) {
-	r.t.Helper()
-	r.must(r.committer.acquire(ctx))
-	defer r.committer.release()
-	r.committer.spread, r.committer.uncovers = spread, uncovers
-}
-
-// forgePriority makes a block of a priority that says nothing else of interest.
-func (node *testNode) forgePriority(t *testing.T, p uint64, links ...cid.Cid) cid.Cid {
-	return node.forge(t, marshalDelta(t, &pb.Delta{Priority: p, Elements: oneElement(fmt.Sprint("/p", p))}), links...)
-}
-
-func unavailables(n int) (cids []cid.Cid) {
-	for i := range n {
-		cids = append(cids, unavailable(i))
-	}
-	return cids
-}
 
 // A block that comes costs each block that waits for it a small row, however many
 // others these wait for.
@@ -134,5 +115,79 @@ func uncoverAndDie(t *testing.T, writes int) {
 	r.must(err)
 	if found, err := r.store.Has(ctx, r.Datastore.store.keys.links(id)); found || err != nil {
 		t.Errorf("the links of the top are left: %v", err)
+	}
+}
+
+func TestPendingBlockUnderAStrandedOneStaysUnderARoot(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	liar := net.node()
+	bad := liar.forge(t, marshalDelta(t, &pb.Delta{DagName: "..", Elements: oneElement("/k")}))
+	waits := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 50, Elements: oneElement("/k")}), unavailable(0))
+	top := r.offer(liar, &pb.Delta{Priority: 51, Elements: oneElement("/k")}, waits, bad)
+	waitFor(t, "the top to be stranded", func() bool { return r.state(top) == stranded })
+	id, err := blockIDOf(waits)
+	r.must(err)
+	waitFor(t, "the pending block to be a root", func() bool {
+		_, roots := r.frontier.get()
+		return roots[id].Height == 50
+	})
+	r.put("/k", "mine")
+	if got := r.get("/k"); got != "mine" {
+		t.Errorf("/k is %q after a Put", got)
+	}
+}
+
+func TestBlockAboveARefusedOneNeverBecomesAHead(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	liar := net.node()
+	r.put("/k", "v")
+	bad := liar.forge(t, marshalDelta(t, &pb.Delta{DagName: "..", Elements: oneElement("/bad")}))
+	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 8, Elements: oneElement("/middle")}), bad)
+	top := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 9, Elements: oneElement("/top")}), middle)
+	r.node.deliver(announcement(top))
+	waitFor(t, "the root to be dropped", func() bool {
+		_, roots := r.frontier.get()
+		ok, _ := r.IsProcessed(ctx, middle)
+		return ok && len(roots) == 0 && len(r.rowsUnder("/q"))+len(r.rowsUnder("/p")) == 0
+	})
+	if heads := r.InternalStats(ctx).Heads; len(heads) != 1 || heads[0].Height != 1 {
+		t.Errorf("heads are %v", heads)
+	}
+	if r.get("/bad") != "(none)" {
+		t.Error("the refused delta was merged")
+	}
+}
+
+func TestLongCascadeIsSplitIntoCommits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("merges many blocks")
+	}
+	net := newTestNet()
+	a := net.newReplicaOn(t, newBadger(t))
+	liar := net.node()
+	// Many blocks wait for one: a fan, which is too wide for one commit.
+	const fan = maxSpread/2 + 100
+	base := marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/base")})
+	nd := dag.NodeWithData(base)
+	nd.SetCidBuilder(blockPrefix)
+	var tops []cid.Cid
+	for i := range fan {
+		tops = append(tops, liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, Elements: oneElement(fmt.Sprintf("/%d", i))}), nd.Cid()))
+	}
+	for i := 0; i < fan; i += 500 {
+		n := min(i+500, fan)
+		a.node.deliver(announcement(tops[i:n]...))
+		waitFor(t, "the fan", func() bool { _, roots := a.frontier.get(); return len(roots) == n })
+	}
+	if err := liar.Add(ctx, nd); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "all to be heads", func() bool { heads, roots := a.frontier.get(); return len(heads) == fan && len(roots) == 0 })
+	waitFor(t, "all to be told", func() bool { return len(a.rowsUnder("/q")) == 0 })
+	a.put("/join", "v")
+	if heads := a.InternalStats(ctx).Heads; len(heads) != 1 {
+		t.Errorf("%d heads after a write", len(heads))
 	}
 }

@@ -3,14 +3,17 @@ package crdt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 	dag "github.com/ipfs/go-merkledag"
+	"google.golang.org/protobuf/proto"
 )
 
 // A testNet joins replicas: it carries broadcasts and blocks between those in
@@ -503,4 +506,55 @@ func (node *testNode) RemoveMany(ctx context.Context, cids []cid.Cid) error {
 		_ = node.Remove(ctx, c)
 	}
 	return nil
+}
+
+func announcement(cids ...cid.Cid) []byte {
+	msg := &pb.CRDTBroadcast{}
+	for _, c := range cids {
+		msg.Heads = append(msg.Heads, &pb.Head{Cid: c.Bytes()})
+	}
+	b, err := proto.Marshal(msg)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// announceInline announces a block with bytes that are said to be its own.
+func announceInline(c cid.Cid, raw []byte) []byte {
+	b, err := proto.Marshal(&pb.CRDTBroadcast{Heads: []*pb.Head{{Cid: c.Bytes(), Block: raw}}})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// unavailable returns the CID of a block that nobody has.
+func unavailable(i int) cid.Cid {
+	c, err := blockPrefix.Sum([]byte(fmt.Sprint("nobody has this", i)))
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+func unavailables(n int) (cids []cid.Cid) {
+	for i := range n {
+		cids = append(cids, unavailable(i))
+	}
+	return cids
+}
+
+// asked tells how many blocks a node has been asked for.
+func (node *testNode) asked() int {
+	node.net.mu.Lock()
+	defer node.net.mu.Unlock()
+	return node.requests
+}
+
+// given tells how many blocks others have got from a node.
+func (node *testNode) given() int {
+	node.net.mu.Lock()
+	defer node.net.mu.Unlock()
+	return node.served
 }

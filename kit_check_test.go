@@ -1,175 +1,17 @@
 package crdt
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
-	logging "github.com/ipfs/go-log/v2"
 )
-
-// A replica is a datastore under test, with what it stands on.
-type replica struct {
-	*MerkleCRDT
-	t     *testing.T
-	store ds.Datastore
-	node  *testNode
-	opts  *Options
-}
-
-var testNamespace = ds.NewKey("/crdt")
-
-// silent keeps what stores that fail on purpose give rise to out of the log.
-func silent(o *Options) {
-	o.Logger = logging.Logger("crdt-silent")
-	if err := logging.SetLogLevel("crdt-silent", "fatal"); err != nil {
-		panic(err)
-	}
-}
-
-func testOptions() *Options {
-	o := DefaultOptions()
-	o.RebroadcastInterval = 200 * time.Millisecond
-	o.DAGSyncerTimeout = 10 * time.Second
-	return o
-}
-
-// newReplica opens a replica on an empty store. At the end of the test it is
-// closed and everything in its store is checked.
-func (n *testNet) newReplica(t *testing.T, change ...func(*Options)) *replica {
-	return n.newReplicaOn(t, newAtomicStore(), change...)
-}
-
-func (n *testNet) newReplicaOn(t *testing.T, store ds.Datastore, change ...func(*Options)) *replica {
-	r := &replica{t: t, store: store, node: n.node(), opts: testOptions()}
-	for _, f := range change {
-		f(r.opts)
-	}
-	r.open()
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Errorf("closing: %s", err)
-		}
-		checkStore(t, r)
-	})
-	return r
-}
-
-func (r *replica) open() {
-	r.t.Helper()
-	m, err := NewMerkleCRDT(r.store, testNamespace, r.node, r.node, r.opts, nil)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.MerkleCRDT = m
-}
-
-func (r *replica) restart() {
-	r.t.Helper()
-	r.must(r.Close())
-	r.open()
-}
-
-func (r *replica) must(err error) {
-	r.t.Helper()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-func (r *replica) put(key, value string) {
-	r.t.Helper()
-	r.must(r.Put(context.Background(), ds.NewKey(key), []byte(value)))
-}
-
-func (r *replica) del(key string) {
-	r.t.Helper()
-	r.must(r.Delete(context.Background(), ds.NewKey(key)))
-}
-
-func (r *replica) get(key string) string {
-	r.t.Helper()
-	v, err := r.Get(context.Background(), ds.NewKey(key))
-	if errors.Is(err, ds.ErrNotFound) {
-		return "(none)"
-	}
-	r.must(err)
-	return string(v)
-}
-
-func (r *replica) pairs() map[string]string {
-	r.t.Helper()
-	res, err := r.Query(context.Background(), query.Query{})
-	r.must(err)
-	all, err := res.Rest()
-	r.must(err)
-	m := make(map[string]string, len(all))
-	for _, e := range all {
-		m[e.Key] = string(e.Value)
-	}
-	return m
-}
-
-func (r *replica) rowsUnder(prefix string) (rows []query.Entry) {
-	r.t.Helper()
-	res, err := r.store.Query(context.Background(), query.Query{Prefix: testNamespace.String() + prefix})
-	r.must(err)
-	rows, err = res.Rest()
-	r.must(err)
-	return rows
-}
-
-// waitFor waits until a condition holds.
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute) // some machines are slow
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("still waiting: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
-// awaitWriters waits until so many writes wait for the turn.
-func (r *replica) awaitWriters(n int) {
-	r.t.Helper()
-	waitFor(r.t, "writers that wait together", func() bool {
-		r.writer.mu.Lock()
-		defer r.writer.mu.Unlock()
-		return len(r.writer.queue) == n
-	})
-}
-
-// converge waits until all replicas hold the same heads, with nothing missing,
-// and fails unless they then hold the same pairs.
-func converge(t *testing.T, replicas ...*replica) map[string]string {
-	t.Helper()
-	waitFor(t, "replicas to have the same heads", func() bool {
-		first, _ := replicas[0].frontier.get()
-		for _, r := range replicas {
-			heads, roots := r.frontier.get()
-			if len(roots) > 0 || !maps.Equal(heads, first) {
-				return false
-			}
-		}
-		return true
-	})
-	want := replicas[0].pairs()
-	for i, r := range replicas[1:] {
-		if got := r.pairs(); !maps.Equal(got, want) {
-			t.Fatalf("replica %d holds %v, replica 0 holds %v", i+1, got, want)
-		}
-	}
-	return want
-}
 
 // checkStore checks what a closed replica left in its store: every row is of
 // its kind, the frontier covers all merged blocks, what lies below a head is
@@ -460,4 +302,86 @@ func (m modelSet) pairs() map[string]string {
 		}
 	}
 	return pairs
+}
+
+// live returns the live versions of a key, the best first.
+func (m modelSet) live(key string) []version {
+	var live []version
+	for id, v := range m.key(key).versions {
+		if !m[key].tombstones[id] {
+			live = append(live, v)
+		}
+	}
+	slices.SortFunc(live, func(a, b version) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), strings.Compare(string(b.value), string(a.value)))
+	})
+	return live
+}
+
+// Rows that are not of the datastore: neighbours of its namespace in every way.
+var neighbours = []oldRow{
+	{"/crdt", []byte("the namespace itself")},
+	{"/crdtx/s/r/k", []byte("longer")},
+	{"/crdt2", []byte("longer")},
+	{"/crd/s/r/k", []byte("shorter")},
+	{"/other/crdt/h", []byte("elsewhere")},
+	{"/h/x", []byte("named as a row within")},
+}
+
+// plantNeighbours puts rows beside the namespace; what they are is to be
+// checked with beside.
+func plantNeighbours(t *testing.T, store ds.Datastore) {
+	t.Helper()
+	for _, r := range neighbours {
+		if err := store.Put(ctx, ds.RawKey(r.Key), r.Value); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkNeighbours checks that nothing was written beside the namespace.
+func checkNeighbours(t *testing.T, store ds.Datastore) {
+	t.Helper()
+	want := make(map[string]string)
+	for _, r := range neighbours {
+		want[r.Key] = string(r.Value)
+	}
+	got := dump(t, store)
+	maps.DeleteFunc(got, func(k, _ string) bool { return strings.HasPrefix(k, testNamespace.String()+"/") })
+	if !maps.Equal(got, want) {
+		t.Errorf("rows outside the namespace have changed\n%s", diff(got, want))
+	}
+}
+
+func dump(t *testing.T, store ds.Datastore) map[string]string {
+	t.Helper()
+	res, err := store.Query(ctx, query.Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := res.Rest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[string]string, len(all))
+	for _, e := range all {
+		rows[e.Key] = string(e.Value)
+	}
+	return rows
+}
+
+func diff(got, want map[string]string) string {
+	var lines []string
+	for key, value := range got {
+		if w, ok := want[key]; !ok || w != value {
+			lines = append(lines, fmt.Sprintf("has   %s = %.100q", key, value))
+		}
+	}
+	for key, value := range want {
+		if g, ok := got[key]; !ok || g != value {
+			lines = append(lines, fmt.Sprintf("wants %s = %.100q", key, value))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines[:min(len(lines), 4)], "\n")
 }
