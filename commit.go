@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -229,7 +230,7 @@ func (c *commit) finish(ctx context.Context) error {
 	if err := c.dag.spread(ctx); err != nil {
 		return err
 	}
-	c.rows = append(c.set.rows(), c.dag.rows()...)
+	c.rows = slices.Concat(c.rows, c.set.rows(), c.dag.rows())
 	if len(c.rows) == 0 {
 		return nil
 	}
@@ -283,6 +284,16 @@ func (c *commit) tell() {
 		c.committer.leftOut.Add(uint64(b.delta.void))
 		c.committer.voids.report(fmt.Errorf("%d elements and tombstones of block %s, such as: %w", b.delta.void, b.id.Cid(), b.delta.fault))
 	}
+}
+
+// probe makes a commit that changes nothing, to see whether the store works.
+func (c *committer) probe(ctx context.Context) error {
+	return c.attempt(ctx, nil, func(now *commit) error {
+		open := c.store.keys.open
+		now.rows = []row{{key: open, value: []byte{}}} // as it is
+		_, err := c.store.Has(ctx, open)
+		return err
+	})
 }
 
 // do runs one commit. Values that turn out to be needed are read from their

@@ -212,10 +212,10 @@
 // Once New has returned, only the holder of the turn (committer.turn, a channel
 // with one token) changes the store, but for the rows /d and /bs. The fields of
 // the committer below the turn belong to its holder, and the methods that end in
-// InTurn are for it alone. While it is held, nothing is fetched: a commit that needs the value of a loser gives up with
-// missingValues, reads the blocks, and begins anew (committer.do,
-// merger.mergeLater). A local write does hold it while its block is added to
-// the DAG service.
+// InTurn are for it alone. While it is held, nothing is fetched: a commit that
+// needs the value of a loser gives up with missingValues, reads the blocks, and
+// begins anew (committer.do, merger.mergeLater). A local write does hold it while
+// its block is added to the DAG service.
 //
 // Repairs and purges hold repairer.alone from the beginning to the end, and take
 // the turn for each of their commits. Whoever reads the value of a loser holds

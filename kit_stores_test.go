@@ -199,6 +199,7 @@ type faultyStore struct {
 	onDeath func()                  // called with the first write that finds it dead; nil: none
 
 	reads, writes     atomic.Int64 // rows
+	failures          atomic.Int64 // writes
 	maxRows, maxBytes atomic.Int64 // of one write
 	maxReads, readBy  atomic.Int64 // rows between two writes; rows before the last
 
@@ -263,6 +264,9 @@ func (s *faultyStore) write(rows, size int, make func() error) error {
 	s.left = max(s.left-1, -1)
 	fails := s.failsLocked()
 	s.failed = s.failed || fails
+	if fails {
+		s.failures.Add(1)
+	}
 	if fails && !s.effect {
 		return errFault
 	}

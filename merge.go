@@ -86,36 +86,73 @@ func (m *merger) collect(first *arrival) []*arrival {
 	return group
 }
 
-// mergeAll commits a group and frees its room.
+// mergeAll commits a group and frees its room. If one of its blocks is at fault, it
+// commits them one by one: none is to keep others out. While the store is at fault,
+// that would only be as many commits that fail.
 func (m *merger) mergeAll(group []*arrival) {
-	m.mergeOrSplit(group)
+	rest := m.keep(group)
+	for step := len(rest); len(rest) > 0; {
+		now := rest[:min(step, len(rest))]
+		err := m.merge(now)
+		switch {
+		case err == nil:
+			rest = rest[len(now):]
+		case len(rest) == 1 || !m.isOfOneBlock(err):
+			m.fail(rest, err)
+			rest = nil
+		case len(now) > 1:
+			step = 1
+		default:
+			m.fail(now, err)
+			rest = rest[1:]
+		}
+	}
 	for _, a := range group {
 		m.walker.free(a.room)
 	}
 }
 
-// mergeOrSplit commits a group, or, when that fails, its blocks one by one, so
-// that one that cannot be merged does not keep the others out.
-func (m *merger) mergeOrSplit(group []*arrival) {
-	err := m.merge(group)
-	if err == nil {
-		return
-	}
-	if len(group) > 1 {
-		for _, a := range group {
-			m.mergeOrSplit([]*arrival{a})
+// keep gives the DAG service the blocks that it does not have, because they came with
+// their announcements: a head must not be one of them. If it does not take them, they
+// are fetched later, which stores them as well, and keep returns the others.
+func (m *merger) keep(group []*arrival) []*arrival {
+	var blocks []*block
+	var inline, others []*arrival
+	for _, a := range group {
+		if a.inline && a.block != nil {
+			inline, blocks = append(inline, a), append(blocks, a.block)
+		} else {
+			others = append(others, a)
 		}
-		return
 	}
-	job := group[0].job
+	if err := m.committer.blocks.keep(m.ctx, blocks); err != nil {
+		m.fail(inline, err)
+		return others
+	}
+	return group
+}
+
+// isOfOneBlock reports whether a commit failed through one of its blocks. Errors of
+// stores do not say so: one may refuse a row, or have damaged another. If it takes
+// another commit, it was the block.
+func (m *merger) isOfOneBlock(err error) bool {
+	return errors.As(err, new(missingValues)) || m.committer.probe(m.ctx) == nil
+}
+
+// fail has blocks fetched again that could not be merged: after a while, or, if one
+// misses values, once these are here.
+func (m *merger) fail(group []*arrival, err error) {
 	var missing missingValues
 	switch {
-	case m.ctx.Err() != nil: // closing; it will be fetched again
+	case m.ctx.Err() != nil: // closing
+		return
 	case errors.As(err, &missing):
 		m.mergeLater(group[0], missing)
-	default:
-		m.log.Errorf("merging block %s: %s", job.id.Cid(), err)
-		m.walker.fail(job, err)
+		return
+	}
+	m.log.Errorf("merging %d blocks, such as %s: %s", len(group), group[0].job.id.Cid(), err)
+	for _, a := range group {
+		m.walker.fail(a.job, err)
 	}
 }
 
@@ -181,9 +218,6 @@ func (m *merger) readValues(j *job, missing missingValues, known map[versionName
 
 // merge commits a group in one piece and tells the walker what is missing.
 func (m *merger) merge(group []*arrival) error {
-	if err := m.committer.blocks.keep(m.ctx, inlineOf(group)); err != nil {
-		return err
-	}
 	var c *commit
 	err := m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
 		c = now
@@ -249,18 +283,6 @@ func appendKeys(keys []string, elements []*pb.Element) []string {
 		keys = append(keys, e.GetKey())
 	}
 	return keys
-}
-
-// inlineOf returns the blocks that the DAG service does not have, because they
-// came with their announcements. A head must not be one of them.
-func inlineOf(group []*arrival) []*block {
-	var blocks []*block
-	for _, a := range group {
-		if a.inline && a.block != nil {
-			blocks = append(blocks, a.block)
-		}
-	}
-	return blocks
 }
 
 // valuesOf joins the values that the blocks of a group have waited for.
