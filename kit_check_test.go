@@ -30,15 +30,16 @@ func checkStore(t *testing.T, r *replica) {
 		return
 	}
 	heads, roots := f.get()
-	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), covered: make(map[blockID]bool)}
+	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), links: make(map[blockID][]blockID), covers: make(map[blockID][]blockID), covered: make(map[blockID]bool)}
 	c.readMarks()
+	model := c.readBlocks()
 	for id := range heads {
 		c.cover(id, true)
 	}
 	for id := range roots {
 		c.cover(id, false)
 	}
-	c.checkPairs()
+	c.checkPairs(model)
 	c.checkClaims()
 	if len(roots) == 0 && !anyStranded(c.marks) {
 		c.checkNothingWaits()
@@ -49,7 +50,9 @@ type storeCheck struct {
 	t       *testing.T
 	r       *replica
 	marks   map[blockID]*mark
-	covered map[blockID]bool
+	links   map[blockID][]blockID // of the merged blocks that are here
+	covers  map[blockID][]blockID // by snapshots
+	covered map[blockID]bool      // reached from a head or root
 }
 
 func (c *storeCheck) readMarks() {
@@ -82,6 +85,26 @@ func (c *storeCheck) block(id blockID) *block {
 	return b
 }
 
+// readBlocks returns what the merged blocks amount to, or nil if one is gone.
+func (c *storeCheck) readBlocks() modelSet {
+	model := make(modelSet)
+	for id, m := range c.marks {
+		if !m.state.merged() {
+			continue
+		}
+		b := c.block(id)
+		if b == nil {
+			model = nil
+			continue
+		}
+		c.links[id], c.covers[id] = b.links, b.covers
+		if model != nil {
+			model.merge(b)
+		}
+	}
+	return model
+}
+
 // cover goes down from a head, below which all must be complete, or a root.
 func (c *storeCheck) cover(id blockID, head bool) {
 	if c.covered[id] {
@@ -96,34 +119,24 @@ func (c *storeCheck) cover(id blockID, head bool) {
 		return
 	}
 	c.covered[id] = true
-	if b := c.block(id); b != nil {
-		for _, link := range b.links {
-			c.cover(link, head)
-		}
-		for _, link := range b.covers {
-			c.cover(link, false)
-		}
+	for _, link := range c.links[id] {
+		c.cover(link, head)
+	}
+	for _, link := range c.covers[id] {
+		c.cover(link, false)
 	}
 }
 
 // checkPairs holds the records against the plain model, unless blocks are gone,
 // and with them what the model would be built from.
-func (c *storeCheck) checkPairs() {
-	model := make(modelSet)
-	for id, m := range c.marks {
-		if m.state.merged() && c.block(id) == nil {
-			return
-		}
+func (c *storeCheck) checkPairs(model modelSet) {
+	if model == nil {
+		return
 	}
 	for id, m := range c.marks {
-		if !m.state.merged() {
-			continue
-		}
-		b := c.block(id)
-		if !c.covered[id] && m.state != stranded {
+		if m.state.merged() && m.state != stranded && !c.covered[id] {
 			c.t.Errorf("merged block %s is not below any head or root", id.Cid())
 		}
-		model.merge(b)
 	}
 	c.r.mergeParts(model)
 	got := make(map[string]string)
