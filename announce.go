@@ -3,14 +3,12 @@ package crdt
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
-	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
 	logging "github.com/ipfs/go-log/v2"
 	"google.golang.org/protobuf/proto"
@@ -21,9 +19,6 @@ const (
 	// and is how many heads go into one at most. With maxDAGNameLength that
 	// stays below the 1 MiB that pubsub carries.
 	maxHeadsPerMessage = 2048
-
-	// maxMessage is the largest message that is looked at, in bytes.
-	maxMessage = 4 << 20
 
 	// maxInlineBytes bounds the blocks in one message, and those that wait to be
 	// announced. The others are announced without their bytes.
@@ -295,148 +290,4 @@ func (a *announcer) greetPeers(n JoinNotifier, joined func()) {
 		a.announceHeads(came)
 		a.pause(joinPause * 3 / 4)
 	}
-}
-
-// A listener receives announcements and starts walks from what is unknown.
-type listener struct {
-	ctx       context.Context
-	bcast     Broadcaster
-	log       logging.StandardLogger
-	store     *rowStore
-	blocks    *blockStore
-	walker    *walker
-	announcer *announcer
-}
-
-// run listens until the context or the broadcasts end.
-func (l *listener) run() {
-	for {
-		data, err := l.bcast.Next(l.ctx)
-		switch {
-		case l.ctx.Err() != nil:
-			return
-		case errors.Is(err, ErrNoMoreBroadcast):
-			l.log.Infof("no more broadcasts: this replica hears no other from now on")
-			return
-		case err != nil:
-			l.log.Errorf("receiving a broadcast: %s", err)
-			l.announcer.pause(retryPause)
-		default:
-			l.receive(data)
-		}
-	}
-}
-
-// receive handles one message, which may be anything.
-func (l *listener) receive(data []byte) {
-	heads, err := decodeBroadcast(data)
-	if err != nil {
-		l.log.Debugf("ignoring a broadcast of %d bytes: %s", len(data), err)
-	}
-	var unknown []announced
-	for _, h := range heads {
-		known, err := l.store.Has(l.ctx, l.store.keys.block(h.id))
-		switch {
-		case err != nil:
-			l.log.Errorf("looking up block %s: %s", h.id.Cid(), err)
-		case known:
-			l.announcer.sawHead(h.id)
-		default:
-			unknown = append(unknown, l.open(h))
-		}
-	}
-	if len(unknown) > 0 {
-		l.walker.announce(unknown)
-	}
-}
-
-// An announced block may come with its announcement.
-type announced struct {
-	id    blockID
-	v0    bool // by its CID of version 0
-	raw   []byte
-	room  room   // claimed, if the block has been opened
-	block *block // from raw
-	err   error  // why the block is to be refused
-}
-
-// open reads the block that came along. Bytes that are not those of the block
-// say nothing about it: it is fetched. So it is if there is no room for it now.
-func (l *listener) open(h announced) announced {
-	if len(h.raw) == 0 {
-		return h
-	}
-	room, ok := l.walker.tryClaim(h.raw)
-	if !ok {
-		return h
-	}
-	b, err := l.blocks.judge(l.ctx, h.id, h.raw)
-	if err == nil || isFinal(err) {
-		h.block, h.err, h.room = b, err, room
-	} else {
-		l.walker.free(room)
-	}
-	return h
-}
-
-// decodeBroadcast returns the blocks that a message announces: a CRDTBroadcast,
-// or, from old peers, the bytes of one CID. Heads that cannot be are left out,
-// and so are those beyond a limit, which are not even looked at.
-func decodeBroadcast(data []byte) ([]announced, error) {
-	if len(data) > maxMessage {
-		return nil, fmt.Errorf("more than %d bytes", maxMessage)
-	}
-	l := announcedList{seen: make(map[blockID]bool)}
-	err := eachField(data, headsField, l.add)
-	switch {
-	case err == nil && !isCIDv0(data), errors.Is(err, errEnough):
-		return l.list, l.err
-	}
-	c, castErr := cid.Cast(data)
-	if castErr != nil {
-		return nil, err
-	}
-	only, err := linkOf(c)
-	if err != nil {
-		return nil, err
-	}
-	return []announced{{id: only.id, v0: only.v0}}, nil
-}
-
-// isCIDv0 tells whether a message is one CID of version 0. It also reads as a
-// message with one field, which is none of ours.
-func isCIDv0(data []byte) bool { _, ok := blockIDIn(data); return ok }
-
-// headsField is the number of CRDTBroadcast.Heads.
-const headsField = 1
-
-var errEnough = errors.New("crdt: more heads than a message may have")
-
-// An announcedList is what a message announces.
-type announcedList struct {
-	list   []announced
-	seen   map[blockID]bool
-	looked int
-	err    error // of the last head that was left out
-}
-
-func (l *announcedList) add(msg []byte) error {
-	if l.looked++; l.looked > maxHeadsPerMessage {
-		return errEnough
-	}
-	var h pb.Head
-	var to link
-	err := proto.Unmarshal(msg, &h)
-	if err == nil {
-		to, err = linkFromBytes(h.GetCid())
-	}
-	if err != nil {
-		l.err = err
-		return nil
-	}
-	if !l.seen[to.id] {
-		l.seen[to.id] = true
-		l.list = append(l.list, announced{id: to.id, v0: to.v0, raw: h.GetBlock()})
-	}
-	return nil
 }

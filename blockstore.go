@@ -291,14 +291,15 @@ func (s *blockStore) admit(ctx context.Context, b *block) error {
 	return err
 }
 
-// session returns a getter for related blocks, and what ends it.
-func (s *blockStore) session(ctx context.Context) (ipld.NodeGetter, context.CancelFunc) {
+// session returns a getter for related blocks, and what ends it. Without sessions
+// it is that of all blocks.
+func (s *blockStore) session(ctx context.Context) (from ipld.NodeGetter, end context.CancelFunc, ok bool) {
 	sessions, ok := s.dag.(SessionDAGService)
 	if !ok {
-		return s.dag, func() {}
+		return s.dag, func() {}, false
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	return sessions.Session(ctx), cancel
+	return sessions.Session(ctx), cancel, true
 }
 
 // isFinal tells whether an error is about the block itself, so that asking

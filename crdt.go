@@ -35,7 +35,7 @@ type Datastore struct {
 
 	committer *committer
 	writer    *writer
-	walker    *walker
+	fetcher   *fetcher
 	merger    *merger
 	announcer *announcer
 	repairer  *repairer
@@ -96,7 +96,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 	d.build(ctx, bcast)
 	if err := d.prepare(ctx); err != nil {
 		stop()
-		d.walker.stop()
+		d.fetcher.stop()
 		return nil, err
 	}
 	d.start(ctx, bcast)
@@ -104,13 +104,13 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 }
 
 func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
-	lanes := newLanes(d.opts.NumWorkers * fetchesPerWorker)
-	d.walker = newWalker(ctx, d.blocks, d.opts, lanes)
+	classes := newSizeClasses(d.opts.NumWorkers * fetchesPerWorker)
+	d.fetcher = newFetcher(ctx, d.blocks, d.opts, classes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
-	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.walker.lookAgain, published: d.announcer.announce}, d.log)
+	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.fetcher.readRows, published: d.announcer.announce}, d.log)
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
-	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, walker: d.walker, lanes: lanes, refusals: boundedLog{log: d.log, what: "refusing a block"}}
-	d.repairer = newRepairer(d.committer, d.walker, d.log)
+	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, refusals: boundedLog{log: d.log, what: "refusing a block"}}
+	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
 }
 
 // prepare brings the store into the shape that the code expects.
@@ -124,7 +124,7 @@ func (d *Datastore) prepare(ctx context.Context) error {
 	if err := d.store.foldWaiters(ctx); err != nil {
 		return err
 	}
-	if err := d.walker.resume(ctx, d.store); err != nil {
+	if err := d.fetcher.resume(ctx, d.store); err != nil {
 		return fmt.Errorf("crdt: reading what is missing: %w", err)
 	}
 	return d.store.Put(ctx, d.store.keys.open, []byte{})
@@ -137,11 +137,11 @@ func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	if bcast == nil {
 		return
 	}
-	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, walker: d.walker, announcer: d.announcer}
+	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, fetcher: d.fetcher, announcer: d.announcer}
 	d.background.Go(d.announcer.run)
 	d.background.Go(l.run)
 	if n, ok := bcast.(JoinNotifier); ok {
-		d.background.Go(func() { d.announcer.greetPeers(n, d.walker.kick) })
+		d.background.Go(func() { d.announcer.greetPeers(n, d.fetcher.kick) })
 	}
 }
 
@@ -341,7 +341,7 @@ func (d *Datastore) shutDown() {
 	d.abort()
 	d.inFlight.Wait()
 	d.stop()
-	d.walker.stop()
+	d.fetcher.stop()
 	d.background.Wait()
 	d.hooks.finish()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout/2)

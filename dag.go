@@ -338,7 +338,7 @@ func (c *dagChange) again(b *block) {
 // spread tells the parents of settled blocks, and theirs, until all know or
 // the commit is large enough. A block that is left over is queued, as if it
 // were missing: when it is merged again, its parents' turn comes. After that,
-// wants is what the walker has to get.
+// wants is what the fetcher has to get.
 func (c *dagChange) spread(ctx context.Context) error {
 	c.wants = slices.DeleteFunc(c.wants, func(w wanted) bool { return c.marks[w.id].state != unknown })
 	for i := 0; i < len(c.news); i++ { // it grows meanwhile

@@ -57,10 +57,10 @@
 //	crdt.go        Put, Delete, Batch              a message      broadcaster.go
 //	                       |                            |         pubsub_broadcaster.go
 //	                       v                            v
-//	writer.go      group writes, compose           decode it      announce.go (listener)
+//	writer.go      group writes, compose           decode it      listener.go
 //	               deltas, build blocks                 |
 //	                       |                            v
-//	                       |                       fetch blocks   walk.go
+//	                       |                       fetch blocks   fetcher.go, scheduler.go
 //	                       |                            |
 //	                       |                            v
 //	                       |                       group them     merge.go
@@ -78,7 +78,7 @@
 //	store.go, keys.go           one batch of rows
 //	                              |             |
 //	                              v             v
-//	hooks.go                 PutHook,        announce the new     announce.go (announcer)
+//	hooks.go                 PutHook,        announce the new     announce.go
 //	                         DeleteHook      heads (local blocks)
 //
 // A local write waits in the writer's queue (writer.go). Whoever gets the turn
@@ -91,11 +91,12 @@
 // A small block mostly comes inside its announcement; unless the merger is
 // behind, it goes there at once, and from there to the DAG service before it is
 // merged. Any other announced block that is not known is fetched, and then the
-// blocks below it, newest first (walk.go). Each announcement is a walk of its
-// own, and walks take turns. A block that was fetched is decoded when there is
-// room for it in memory (arrivals.go), and merged before what is below it
-// (merge.go). The same commit writes a queue row for every link that is
-// missing, and from these rows a walk goes on after a restart (walker.resume).
+// blocks below it, newest first. What one announcement leads to is a group, and
+// groups take turns: scheduler.go decides, fetcher.go asks. A block that was
+// fetched is decoded when there is room for it in memory (sizeclass.go), and merged
+// before what is below it (merge.go). The same commit writes a queue row for every
+// link that is missing, and from these rows fetching goes on after a restart
+// (resume.go).
 // When a block is complete, the news spreads upward, and a root without gaps
 // becomes a head (dag.go). Only then is it announced in turn.
 //
@@ -110,9 +111,10 @@
 //     back. It alone talks to the DAG service, and it checks all that comes from it.
 //   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
 //   - values.go reads losers from their blocks, when a commit uncovers them.
-//   - job.go is what a walker knows of a missing block. resume.go reads from the
-//     queue rows what found no place among the jobs, or was missing at the start.
-//   - session.go asks the DAG service for the blocks of a walk in one session, as
+//   - missing.go is what the scheduler knows of a missing block, and fairqueue.go how
+//     turns are taken. resume.go reads from the queue rows what found no place there,
+//     or was missing at the start.
+//   - session.go asks the DAG service for the blocks of a group in one session, as
 //     long as that gives any.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
@@ -270,15 +272,15 @@
 // has a name, in the file that is given.
 //
 //   - Messages of more than 4 MiB are ignored. Of a message the first 2,048 heads
-//     are looked at (announce.go).
+//     are looked at (listener.go).
 //   - At most 64 Ki missing blocks are known, some 20 MiB, 4,096 of which were
-//     announced and not seen yet. The rest stays in the queue rows (walk.go).
+//     announced and not seen yet. The rest stays in the queue rows (scheduler.go).
 //   - Asked for at once are 32 blocks for each of Options.NumWorkers, 160 by
-//     default, and up to 512 more that have been slow to come. Each takes a
-//     goroutine. Apart from these and the goroutines of its callers and of the
+//     default, and up to 512 more that have been slow to come (scheduler.go). Each
+//     takes a goroutine. Apart from these and the goroutines of its callers and of the
 //     DAG service, a replica has up to 100.
 //   - Blocks that are decoded and not merged yet take up to 16 MiB, as far as
-//     they are no larger than 16 KiB themselves, and up to 96 MiB else (arrivals.go).
+//     they are no larger than 16 KiB themselves, and up to 96 MiB else (sizeclass.go).
 //     What finds no room is fetched again later.
 //   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go).
 //     A block of 2 MiB with 200,000 keys, the costliest there is, takes some

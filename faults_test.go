@@ -35,7 +35,7 @@ func honestHistoryBesideDeadLinks(t *testing.T) {
 		r.offer(liar, &pb.Delta{Priority: 9, Elements: oneElement(fmt.Sprint("/evil", i))}, dead...)
 	}
 	// Both are merged, and nothing more is taken in.
-	waitFor(t, "the walker to be full", func() bool { return r.walker.len() >= maxJobs })
+	waitFor(t, "the scheduler to be full", func() bool { return r.fetcher.len() >= maxMissing })
 	net.heal()
 	waitFor(t, "the honest history", func() bool {
 		return r.get("/k") == "4" && r.state(honest.head()) == complete
@@ -49,18 +49,18 @@ func TestDroppedAnnouncementsLeaveNoMemoryBehind(t *testing.T) {
 		for j := range maxAnnounced {
 			id, err := blockIDOf(unavailable(i*maxAnnounced + j))
 			r.must(err)
-			heads = append(heads, announced{id: id})
+			heads = append(heads, announced{link: link{id: id}})
 		}
-		r.walker.announce(heads)
+		r.fetcher.announce(heads)
 	}
-	r.walker.mu.Lock()
-	defer r.walker.mu.Unlock()
+	r.fetcher.mu.Lock()
+	defer r.fetcher.mu.Unlock()
 	held := 0
-	for e := r.walker.rotation.Front(); e != nil; e = e.Next() {
-		held += e.Value.(*walk).waiting.Len()
+	for _, l := range r.fetcher.scheduler.unknown.lines {
+		held += len(l.places)
 	}
-	if jobs := len(r.walker.jobs); held > 2*jobs {
-		t.Errorf("%d blocks are wanted, %d are held", jobs, held)
+	if missing := len(r.fetcher.scheduler.missing); held > missing {
+		t.Errorf("%d blocks are wanted, %d are held", missing, held)
 	}
 }
 
@@ -70,5 +70,5 @@ func TestLegacyAnnouncementWithAForeignCodecStartsNothing(t *testing.T) {
 	liar := net.node()
 	r.node.deliver(cid.NewCidV1(cid.Raw, unavailable(0).Hash()).Bytes())
 	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement("/k")})) // heard after the first
-	waitFor(t, "the walker to have nothing to do", func() bool { return r.walker.len() == 0 })
+	waitFor(t, "the fetcher to have nothing to do", func() bool { return r.fetcher.len() == 0 })
 }

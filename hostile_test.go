@@ -389,7 +389,7 @@ func TestRequestsAreBounded(t *testing.T) {
 		if n > hostileGoroutines || n < maxSlow {
 			t.Errorf("%d goroutines, the limit is %d", n, hostileGoroutines)
 		}
-		if n := r.walker.len(); n > maxAnnounced+links {
+		if n := r.fetcher.len(); n > maxAnnounced+links {
 			t.Errorf("%d blocks are asked for, the limit is %d", n, maxAnnounced)
 		}
 	})

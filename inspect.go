@@ -25,7 +25,7 @@ func (d *Datastore) InternalStats(context.Context) Stats {
 	}
 	defer d.leave()
 	heads, _ := d.frontier.get()
-	s := Stats{Heads: heads.list(), QueuedJobs: d.walker.len(), VoidElements: d.committer.leftOut.Load()}
+	s := Stats{Heads: heads.list(), QueuedJobs: d.fetcher.len(), VoidElements: d.committer.leftOut.Load()}
 	for _, h := range s.Heads {
 		s.MaxHeight = max(s.MaxHeight, h.Height)
 	}

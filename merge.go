@@ -18,8 +18,8 @@ type merger struct {
 	committer *committer
 	ctx       context.Context
 	log       logging.StandardLogger
-	walker    *walker
-	lanes     *lanes
+	fetcher   *fetcher
+	classes   *sizeClasses
 	readers   sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals  boundedLog
 }
@@ -28,20 +28,19 @@ type merger struct {
 const (
 	maxGroupBlocks = 256     // in one commit
 	maxGroupSize   = 8 << 20 // in one commit, as footprint counts bytes
-	maxValued      = 64      // blocks that have values, or wait for them
 )
 
 func (m *merger) run() {
 	defer m.readers.Wait()
 	for m.ctx.Err() == nil {
 		select {
-		case a := <-m.lanes.small.queue:
+		case a := <-m.classes.small.queue:
 			m.mergeAll(m.collect(a))
-		case a := <-m.lanes.large.queue:
+		case a := <-m.classes.large.queue:
 			m.mergeAll(m.collect(a))
 			m.mergeSmall()
-		case <-m.walker.again:
-			if err := m.walker.resume(m.ctx, m.committer.store); err != nil {
+		case <-m.fetcher.unread:
+			if err := m.fetcher.resume(m.ctx, m.committer.store); err != nil {
 				m.log.Warnf("reading the queue: %s", err)
 			}
 		case <-m.committer.recheck:
@@ -64,7 +63,7 @@ func (m *merger) recheckStore() {
 // mergeSmall lets the small blocks pass that came during a large commit.
 func (m *merger) mergeSmall() {
 	select {
-	case a := <-m.lanes.small.queue:
+	case a := <-m.classes.small.queue:
 		m.mergeAll(m.collect(a))
 	default:
 	}
@@ -76,7 +75,7 @@ func (m *merger) collect(first *arrival) []*arrival {
 	group, size := []*arrival{first}, first.size()
 	for len(group) < maxGroupBlocks && size < maxGroupSize {
 		select {
-		case a := <-first.room.lane.queue:
+		case a := <-first.room.class.queue:
 			group = append(group, a)
 			size += a.size()
 		default:
@@ -108,7 +107,7 @@ func (m *merger) mergeAll(group []*arrival) {
 		}
 	}
 	for _, a := range group {
-		m.walker.free(a.room)
+		m.fetcher.release(a.room)
 	}
 }
 
@@ -150,9 +149,9 @@ func (m *merger) fail(group []*arrival, err error) {
 		m.mergeLater(group[0], missing)
 		return
 	}
-	m.log.Errorf("merging %d blocks, such as %s: %s", len(group), group[0].job.id.Cid(), err)
+	m.log.Errorf("merging %d blocks, such as %s: %s", len(group), group[0].missing.id.Cid(), err)
 	for _, a := range group {
-		m.walker.fail(a.job, err)
+		m.fetcher.fail(a.missing, err)
 	}
 }
 
@@ -163,17 +162,17 @@ func (m *merger) mergeLater(a *arrival, missing missingValues) {
 	for _, n := range missing {
 		needed[n.key] = true
 	}
-	known := maps.Clone(a.job.values)
+	known := maps.Clone(a.missing.values)
 	maps.DeleteFunc(known, func(n versionName, _ *loser) bool { return !needed[n.key] })
 	err := m.mergePart(a, needed)
-	if err == nil && !m.walker.reserveValues(a.job) {
+	if err == nil && !m.fetcher.reserveValues(a.missing) {
 		err = missing
 	}
 	if err != nil {
-		m.walker.fail(a.job, err)
+		m.fetcher.fail(a.missing, err)
 		return
 	}
-	m.readers.Go(func() { m.readValues(a.job, missing, known) })
+	m.readers.Go(func() { m.readValues(a.missing, missing, known) })
 }
 
 // mergePart commits the tombstones of those keys of a block whose values have been
@@ -182,7 +181,7 @@ func (m *merger) mergeLater(a *arrival, missing missingValues) {
 // block is queued: it must be merged some time, though it was only announced.
 func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
 	ready := make(map[string]bool)
-	for n := range a.job.values {
+	for n := range a.missing.values {
 		ready[n.key] = !needed[n.key]
 	}
 	var part []*pb.Element
@@ -194,29 +193,29 @@ func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
 	if len(part) == 0 {
 		return nil
 	}
-	err := m.committer.once(m.ctx, a.job.values, func(c *commit) error {
-		w := wanted{id: a.job.id, height: a.block.delta.priority, v0: a.job.v0}
+	err := m.committer.once(m.ctx, a.missing.values, func(c *commit) error {
+		w := wanted{id: a.missing.id, height: a.block.delta.priority, v0: a.missing.v0}
 		return c.mergePart(context.WithoutCancel(m.ctx), w, part)
 	})
 	if err == nil {
-		m.walker.hasRow(a.job)
+		m.fetcher.hasRow(a.missing)
 	}
 	return err
 }
 
 // readValues reads losing versions that a block uncovers, and has the block brought
 // again. It is not kept meanwhile: that may take long.
-func (m *merger) readValues(j *job, missing missingValues, known map[versionName]*loser) {
+func (m *merger) readValues(b *missingBlock, missing missingValues, known map[versionName]*loser) {
 	values, err := m.committer.blocks.someValues(m.ctx, missing, known, m.committer.uncovers)
 	if err != nil {
-		m.log.Warnf("merging block %s needs an older one: %s", j.id.Cid(), err)
-		m.walker.fail(j, err)
+		m.log.Warnf("merging block %s needs an older one: %s", b.id.Cid(), err)
+		m.fetcher.fail(b, err)
 		return
 	}
-	m.walker.retry(j, values)
+	m.fetcher.retry(b, values)
 }
 
-// merge commits a group in one piece and tells the walker what is missing.
+// merge commits a group in one piece and tells the fetcher what is missing.
 func (m *merger) merge(group []*arrival) error {
 	var c *commit
 	err := m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
@@ -230,11 +229,7 @@ func (m *merger) merge(group []*arrival) error {
 	for _, w := range c.dag.wants {
 		children[w.parent] = append(children[w.parent], w)
 	}
-	for _, a := range group {
-		// First the children: the walk ends with its last job.
-		m.walker.want(a.job.walk, children[a.job.id])
-		m.walker.merged(a.job)
-	}
+	m.fetcher.merged(group, children)
 	return nil
 }
 
@@ -251,14 +246,14 @@ func (m *merger) fill(ctx context.Context, c *commit, group []*arrival) error {
 }
 
 func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
-	if m.walker.isDropped(a.job) { // it has been purged since it was fetched
+	if m.fetcher.isDropped(a.missing) { // it has been purged since it was fetched
 		return nil
 	}
 	if a.err == nil {
-		a.block.queued = a.job.queued
+		a.block.queued = a.missing.queued
 		return c.merge(ctx, a.block)
 	}
-	fresh, err := c.refuse(ctx, &block{id: a.job.id, queued: a.job.queued})
+	fresh, err := c.refuse(ctx, &block{id: a.missing.id, queued: a.missing.queued})
 	if fresh {
 		m.refusals.report(a.err)
 	}
@@ -288,18 +283,18 @@ func appendKeys(keys []string, elements []*pb.Element) []string {
 // valuesOf joins the values that the blocks of a group have waited for.
 func valuesOf(group []*arrival) map[versionName]*loser {
 	if len(group) == 1 {
-		return group[0].job.values
+		return group[0].missing.values
 	}
 	all := make(map[versionName]*loser)
 	for _, a := range group {
-		maps.Copy(all, a.job.values)
+		maps.Copy(all, a.missing.values)
 	}
 	return all
 }
 
 // rest looks after what can wait until nothing is missing.
 func (m *merger) rest() {
-	if !m.lanes.empty() || m.walker.len() > 0 || m.committer.acquire(m.ctx) != nil {
+	if !m.classes.empty() || m.fetcher.len() > 0 || m.committer.acquire(m.ctx) != nil {
 		return
 	}
 	defer m.committer.release()

@@ -42,7 +42,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 		return 0, err
 	}
 	defer m.repairer.releaseAlone()
-	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, walker: m.walker, dag: dagName}
+	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, dag: dagName}
 	defer p.end(context.WithoutCancel(ctx))
 	return p.run(ctx)
 }
@@ -65,7 +65,7 @@ type purge struct {
 	store     *rowStore
 	blocks    *blockStore
 	committer *committer
-	walker    *walker
+	fetcher   *fetcher
 	dag       string
 	walk      traversal
 	found     map[blockID]*foundBlock
@@ -473,10 +473,10 @@ func (p *purge) finish(ctx context.Context, tops []blockID) error {
 // removed must not be: they would not be in the DAG service.
 func (p *purge) end(ctx context.Context) {
 	_ = p.committer.acquire(ctx) // it does not end
-	p.walker.forget(p.hidden, p.wants)
+	p.fetcher.forget(p.hidden, p.wants)
 	p.committer.purge = nil
 	p.committer.release()
-	p.walker.lookAgain() // what is wanted again
+	p.fetcher.readRows() // what is wanted again
 }
 
 // forget takes a merged block out, as if it had never come. It is wanted again

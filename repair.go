@@ -18,7 +18,7 @@ type repairer struct {
 	store     *rowStore
 	blocks    *blockStore
 	committer *committer
-	walker    *walker
+	fetcher   *fetcher
 	log       logging.StandardLogger
 
 	alone chan struct{} // holds one token; whoever takes it repairs or purges
@@ -27,8 +27,8 @@ type repairer struct {
 	marked uint64     // counts MarkDirty
 }
 
-func newRepairer(c *committer, w *walker, log logging.StandardLogger) *repairer {
-	r := &repairer{store: c.store, blocks: c.blocks, committer: c, walker: w, log: log, alone: make(chan struct{}, 1)}
+func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer {
+	r := &repairer{store: c.store, blocks: c.blocks, committer: c, fetcher: f, log: log, alone: make(chan struct{}, 1)}
 	r.alone <- struct{}{}
 	return r
 }
@@ -161,7 +161,7 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	if len(found) > 0 {
 		r.log.Infof("repair has found %d blocks that had not been merged", len(found))
-		r.walker.lookAgain() // what these link to may be missing as well
+		r.fetcher.readRows() // what these link to may be missing as well
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])

@@ -51,17 +51,17 @@ func (node *testNode) bulkyBlock(t *testing.T, height uint64) cid.Cid {
 
 // crowds counts the blocks that wait for room.
 func (r *replica) crowds() (n int) {
-	r.walker.mu.Lock()
-	defer r.walker.mu.Unlock()
-	for _, j := range r.walker.jobs {
-		if j.state == crowded {
+	r.fetcher.mu.Lock()
+	defer r.fetcher.mu.Unlock()
+	for _, b := range r.fetcher.scheduler.missing {
+		if b.state == crowded {
 			n++
 		}
 	}
 	return n
 }
 
-// A walk with any number of blocks that nobody has must not keep room from
+// A group with any number of blocks that nobody has must not keep room from
 // others.
 func TestRoomIsNotHeldByBlocksThatWaitForASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -94,9 +94,9 @@ func TestRoomIsNotHeldByBlocksThatWaitForASlot(t *testing.T) {
 	})
 }
 
-// While a walk has brought more blocks than there is room for, the block of
-// another walk need not wait for all of them.
-func TestWalksTakeTurnsForRoom(t *testing.T) {
+// While a group has brought more blocks than there is room for, the block of
+// another group need not wait for all of them.
+func TestGroupsTakeTurnsForRoom(t *testing.T) {
 	net := newTestNet()
 	r := net.newReplica(t, silent)
 	liar := net.node()
@@ -122,7 +122,7 @@ func TestWalksTakeTurnsForRoom(t *testing.T) {
 		}
 	}
 	if passed > len(links)*3/4 {
-		t.Errorf("%d blocks of another walk were merged before", passed)
+		t.Errorf("%d blocks of another group were merged before", passed)
 	}
 }
 
@@ -143,16 +143,16 @@ func TestRoomComesBack(t *testing.T) {
 		net.heal()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		r.walker.mu.Lock()
-		defer r.walker.mu.Unlock()
-		for _, l := range []*lane{r.walker.lanes.small, r.walker.lanes.large} {
-			if l.used != 0 || l.waiting.Len() > 0 || len(l.queue) > 0 {
-				t.Errorf("%d bytes are in use, %d walks wait, %d blocks are queued", l.used, l.waiting.Len(), len(l.queue))
+		r.fetcher.mu.Lock()
+		defer r.fetcher.mu.Unlock()
+		for _, c := range []*sizeClass{r.fetcher.classes.small, r.fetcher.classes.large} {
+			if c.used != 0 || len(c.crowd.lines) > 0 || len(c.queue) > 0 {
+				t.Errorf("%d bytes are in use, %d groups wait, %d blocks are queued", c.used, len(c.crowd.lines), len(c.queue))
 			}
 		}
-		for _, j := range r.walker.jobs {
-			if !j.queued {
-				t.Fatal("a job is left in state", j.state)
+		for _, b := range r.fetcher.scheduler.missing {
+			if !b.queued {
+				t.Fatal("a block is left in state", b.state)
 			}
 		}
 	})

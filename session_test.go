@@ -108,6 +108,29 @@ func TestSilentSessionsAndTimeouts(t *testing.T) {
 	}
 }
 
+// Whoever announces what nobody has gets no sessions for it: they cost much more than
+// requests.
+func TestSessionsAreForGroupsOfWhichSomethingComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		b := net.newReplica(t, silent)
+		dagSyncer := &sessionDAG{testNode: b.node, blocks: 100}
+		b.reopenWith(dagSyncer, nil)
+		l := newLiar(t, net, b.node)
+		for range 200 {
+			nobodyHas(l)
+			inlineOnDead(l)
+			realOnDead(l)
+		}
+		time.Sleep(10 * time.Second)
+		dagSyncer.mu.Lock()
+		defer dagSyncer.mu.Unlock()
+		if dagSyncer.open > 0 || dagSyncer.begun > 200 {
+			t.Errorf("of %d sessions %d are open", dagSyncer.begun, dagSyncer.open)
+		}
+	})
+}
+
 // lateSession gives a block just when patience ends, and there is no second.
 type lateDAG struct {
 	*testNode
@@ -137,14 +160,16 @@ func TestBlockThatComesLateIsTaken(t *testing.T) {
 		b := net.newReplica(t)
 		dagSyncer := &lateDAG{testNode: b.node, gets: make(map[cid.Cid]int)}
 		b.reopenWith(dagSyncer, nil)
-		c := b.offer(net.node(), &pb.Delta{Priority: 1, Elements: oneElement("/k")})
+		liar := net.node()
+		late := liar.forgePriority(t, 1) // asked for in the session that begins when the block above it has come
+		b.offer(liar, &pb.Delta{Priority: 2, Elements: oneElement("/k")}, late)
 		time.Sleep(10 * time.Second)
-		if !b.state(c).merged() {
+		if !b.state(late).merged() {
 			t.Fatal("not merged")
 		}
 		dagSyncer.mu.Lock()
 		defer dagSyncer.mu.Unlock()
-		if n := dagSyncer.gets[c]; n > 0 {
+		if n := dagSyncer.gets[late]; n > 0 {
 			t.Errorf("a block that had come was asked for %d times more", n)
 		}
 	})

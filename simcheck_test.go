@@ -43,7 +43,7 @@ func (s *simulation) converge() {
 			s.t.Errorf("no convergence %s after all was well", s.patience())
 			for _, r := range s.replicas {
 				heads, roots := r.frontier.get()
-				s.t.Logf("replica %d: %d heads, %d roots %v, %d jobs", r.number, len(heads), len(roots), roots.list(), r.walker.len())
+				s.t.Logf("replica %d: %d heads, %d roots %v, %d jobs", r.number, len(heads), len(roots), roots.list(), r.fetcher.len())
 			}
 			s.t.FailNow()
 		}
@@ -67,7 +67,7 @@ func (s *simulation) converged() bool {
 	first, _ := s.replicas[0].frontier.get()
 	for _, r := range s.replicas {
 		heads, roots := r.frontier.get()
-		if len(roots) > 0 || r.walker.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() {
+		if len(roots) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() {
 			return false
 		}
 	}

@@ -51,7 +51,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 	defer workers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	getter, end := s.session(ctx)
+	getter, end, _ := s.session(ctx)
 	defer end()
 
 	requests, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)

@@ -64,9 +64,9 @@ func TestValuesAreReadWithinBounds(t *testing.T) {
 	r.reopenWith(r.node, &MerkleCRDTOptions{DeltaFactory: func() Delta { return &gatedDelta{newPBDelta(), g} }})
 	r.node.deliver(announcement(uncover...))
 	waitFor(t, "as many readers as there may be", func() bool {
-		r.walker.mu.Lock()
-		defer r.walker.mu.Unlock()
-		return r.walker.valued == maxValued
+		r.fetcher.mu.Lock()
+		defer r.fetcher.mu.Unlock()
+		return r.fetcher.scheduler.valued == maxValued
 	})
 	for range 1000 {
 		runtime.Gosched() // those who can have begun to decode by now
@@ -115,10 +115,10 @@ func TestFewBlocksHoldValues(t *testing.T) {
 }
 
 func (r *replica) haveValues() (n int) {
-	r.walker.mu.Lock()
-	defer r.walker.mu.Unlock()
-	for _, j := range r.walker.jobs {
-		if len(j.values) > 0 {
+	r.fetcher.mu.Lock()
+	defer r.fetcher.mu.Unlock()
+	for _, b := range r.fetcher.scheduler.missing {
+		if len(b.values) > 0 {
 			n++
 		}
 	}
@@ -148,10 +148,10 @@ func (r *replica) mostHeld(c cid.Cid) (held int) {
 	r.t.Helper()
 	r.node.deliver(announcement(c))
 	waitFor(r.t, "the block", func() bool {
-		r.walker.mu.Lock()
-		defer r.walker.mu.Unlock()
-		for _, j := range r.walker.jobs {
-			held = max(held, sizeOf(j.values))
+		r.fetcher.mu.Lock()
+		defer r.fetcher.mu.Unlock()
+		for _, b := range r.fetcher.scheduler.missing {
+			held = max(held, sizeOf(b.values))
 		}
 		return r.state(c) == complete
 	})

@@ -92,25 +92,25 @@ func boundBlocksInFlight(t *testing.T) {
 		greedy.Elements[0].Value = fmt.Append(nil, i)
 		offered = append(offered, r.offer(liar, greedy))
 	}
-	lanes := r.walker.lanes
+	classes := r.fetcher.classes
 	waitFor(t, "large blocks to wait for room", func() bool {
-		r.walker.mu.Lock()
-		defer r.walker.mu.Unlock()
-		if lanes.large.used > lanes.large.size {
-			t.Fatalf("%d bytes are in use", lanes.large.used)
+		r.fetcher.mu.Lock()
+		defer r.fetcher.mu.Unlock()
+		if classes.large.used > classes.large.size {
+			t.Fatalf("%d bytes are in use", classes.large.used)
 		}
-		return lanes.large.waiting.Len() > 5
+		return len(classes.large.crowd.lines) > 5
 	})
 	offered = append(offered, r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement("/small")}))
-	waitFor(t, "a small block to arrive", func() bool { return len(lanes.small.queue) == 1 })
+	waitFor(t, "a small block to arrive", func() bool { return len(classes.small.queue) == 1 })
 	r.committer.release()
 	for _, c := range offered {
 		r.awaitMerged(c)
 	}
 	waitFor(t, "all room to be free", func() bool {
-		r.walker.mu.Lock()
-		defer r.walker.mu.Unlock()
-		return lanes.large.used == 0 && lanes.small.used == 0
+		r.fetcher.mu.Lock()
+		defer r.fetcher.mu.Unlock()
+		return classes.large.used == 0 && classes.small.used == 0
 	})
 }
 
