@@ -220,10 +220,24 @@
 // its block is added to the DAG service.
 //
 // Repairs and purges hold repairer.alone from the beginning to the end, and take
-// the turn for each of their commits. Whoever reads the value of a loser holds
-// blockStore.reading while the block is decoded, and repairer.mu is held to write
-// the row /d. All other mutexes are held for moments, and guard the fields below
-// them.
+// the turn for each of their commits.
+//
+// All mutexes but one are held for moments, and guard the fields below them:
+//
+//	Datastore.gate      whether calls may begin
+//	writer.mu           local writes that wait
+//	batch.mu            what is in one batch
+//	fetcher.mu          the scheduler with all that it knows, the budgets of the
+//	                    size classes, sessions
+//	frontier.mu         the heads and the roots of the last commit
+//	announcer.mu        what is to be announced
+//	hookQueue.mu        what is to be told to the hooks
+//	repairer.mu         the row /d
+//	boundedLog.mu       how much has been logged
+//	blockStore.reading  held while a block is decoded for its values
+//
+// The turn comes first: fetcher.mu, announcer.mu and hookQueue.mu are taken by its
+// holder. frontier.mu is taken under announcer.mu, and no other under any.
 //
 // # Invariants
 //

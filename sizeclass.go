@@ -67,9 +67,16 @@ func (c *sizeClasses) need(raw []byte) reservation {
 func (r reservation) take() bool {
 	ok := r.class.crowd.first(nil) == nil && r.fits()
 	if ok {
-		r.class.used += r.size
+		r.class.use(r.size)
 	}
 	return ok
+}
+
+func (b *budget) use(size int64) {
+	b.used += size
+	if invariants {
+		mustHold(0 <= b.used && b.used <= b.size, "%d of %d bytes are in use", b.used, b.size)
+	}
 }
 
 func (r reservation) fits() bool { return r.class.used+r.size <= r.class.size }
@@ -99,12 +106,12 @@ func (s *scheduler) release(r *reservation) {
 	if class == nil {
 		return
 	}
-	class.used -= r.size
+	class.use(-r.size)
 	*r = reservation{}
 	for p := class.crowd.first(nil); p != nil && p.item.needs.fits(); p = class.crowd.first(nil) {
 		b := p.item
 		b.holds = b.needs
-		class.used += b.holds.size
+		class.use(b.holds.size)
 		s.wait(b)
 	}
 }
