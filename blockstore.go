@@ -46,9 +46,9 @@ const linkSize = 48
 // a priority, and lengths.
 const frameSize = 64
 
-// room is how many bytes of elements fit a block on that many heads.
+// room is how many bytes of elements fit a block of a DAG with that many heads.
 func (s *blockStore) room(dagName string, heads int) int {
-	return s.maxSize - frameSize - len(dagName) - (heads+maxSkips)*linkSize
+	return s.maxSize - frameSize - len(dagName) - (min(heads, s.maxLinks())+maxSkips)*linkSize
 }
 
 // build makes the block of a delta on top of heads, with skip links. It stores

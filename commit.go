@@ -220,12 +220,8 @@ func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
 // finish stores the commit's own blocks and writes the commit. After an error
 // nothing has changed, or, when the store failed, it is unknown whether it has.
 func (c *commit) finish(ctx context.Context) error {
-	missing, err := c.set.settle(ctx)
-	if err != nil {
+	if err := c.set.settle(ctx); err != nil {
 		return err
-	}
-	if len(missing) > 0 {
-		return missingValues(missing)
 	}
 	if err := c.dag.spread(ctx); err != nil {
 		return err
@@ -300,18 +296,9 @@ func (c *committer) probe(ctx context.Context) error {
 // blocks while others may commit, and then change is run again, on a new
 // commit.
 func (c *committer) do(ctx context.Context, change func(*commit) error) error {
-	var values map[versionName]*loser
-	for {
-		err := c.once(ctx, values, change)
-		missing, ok := err.(missingValues)
-		if !ok {
-			c.hooks.yield(ctx)
-			return err
-		}
-		if values, err = c.blocks.values(ctx, missing, values); err != nil {
-			return err
-		}
-	}
+	err := c.blocks.withValues(ctx, func(values map[versionName]*loser) error { return c.once(ctx, values, change) })
+	c.hooks.yield(ctx)
+	return err
 }
 
 // once runs one commit, with values that were read from blocks. If a block comes

@@ -278,7 +278,7 @@ func (d *Datastore) cleanKey(key ds.Key) (string, error) {
 
 // checkPut refuses a value that would spoil the batch it is put into.
 func (d *Datastore) checkPut(key string, value []byte) error {
-	room := d.blocks.room("", min(d.frontier.width(""), d.blocks.maxLinks()))
+	room := d.blocks.room("", d.frontier.width(""))
 	return (&change{key: key, value: value, put: true}).fit(room)
 }
 

@@ -46,6 +46,16 @@ func (t tips) maxHeight(dagName string) (height uint64) {
 	return height
 }
 
+// width returns how many tips a DAG has.
+func (t tips) width(dagName string) (n int) {
+	for _, v := range t {
+		if v.DAGName == dagName {
+			n++
+		}
+	}
+	return n
+}
+
 // of returns the tips of a DAG, in the order of their ids.
 func (t tips) of(dagName string) []blockID {
 	var ids []blockID

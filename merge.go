@@ -158,13 +158,8 @@ func (m *merger) fail(group []*arrival, err error) {
 // mergeLater is for a block that uncovers losing versions whose values are not here.
 // Some are read, and the block is brought again, until none is missing.
 func (m *merger) mergeLater(a *arrival, missing missingValues) {
-	needed := make(map[string]bool)
-	for _, n := range missing {
-		needed[n.key] = true
-	}
-	known := maps.Clone(a.missing.values)
-	maps.DeleteFunc(known, func(n versionName, _ *loser) bool { return !needed[n.key] })
-	err := m.mergePart(a, needed)
+	known := a.missing.values
+	err := m.mergePart(a, missing.keys())
 	if err == nil && !m.fetcher.reserveValues(a.missing) {
 		err = missing
 	}

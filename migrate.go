@@ -284,22 +284,18 @@ func (m *migration) elect(ctx context.Context, key string) error {
 
 // settle queues the rows of a change once it is known who wins.
 func (m *migration) settle(ctx context.Context, c *setChange) error {
-	for {
-		missing, err := c.settle(ctx)
-		if err != nil {
-			return err
-		}
-		if len(missing) == 0 {
-			for _, r := range c.rows() {
-				m.rows = append(m.rows, r)
-				m.bytes += len(r.value)
-			}
-			return nil
-		}
-		if c.fetched, err = m.blocks.values(ctx, missing, c.fetched); err != nil {
-			return err
-		}
+	err := m.blocks.withValues(ctx, func(values map[versionName]*loser) error {
+		c.fetched = values
+		return c.settle(ctx)
+	})
+	if err != nil {
+		return err
 	}
+	for _, r := range c.rows() {
+		m.rows = append(m.rows, r)
+		m.bytes += len(r.value)
+	}
+	return nil
 }
 
 // dropOld removes what only the old formats have.

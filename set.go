@@ -288,21 +288,25 @@ func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*
 	return all, nil
 }
 
-// settle chooses the winner of every key that lost its own. Values of losers
-// that stand only in their blocks are reported as missing; once they are in
-// fetched, settling works.
-func (c *setChange) settle(ctx context.Context) (missing []versionName, err error) {
+// settle chooses the winner of every key that lost its own. It returns missingValues
+// for losers whose values stand in their blocks alone; once these are in fetched,
+// settling works.
+func (c *setChange) settle(ctx context.Context) error {
+	var missing missingValues
 	for _, k := range c.order {
 		if !k.open {
 			continue
 		}
 		m, err := c.elect(ctx, k)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		missing = append(missing, m...)
 	}
-	return missing, nil
+	if len(missing) > 0 {
+		return missing
+	}
+	return nil
 }
 
 // elect makes the best loser of a key its winner. If a new one has reached

@@ -2,16 +2,44 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 )
 
 // A missingValues error names losing versions that must be read from their
-// blocks before a commit can tell which of them is uncovered by a tombstone.
+// blocks before a commit can tell which of them is uncovered by a tombstone. Blocks are
+// read while nothing is locked, and then the commit is tried again: by withValues,
+// or by the merger, which has other blocks to merge meanwhile (merger.mergeLater).
 type missingValues []versionName
 
 func (m missingValues) Error() string {
 	return fmt.Sprintf("crdt: %d values must be read from their blocks, such as that of %s in %s", len(m), m[0].key, m[0].id.Cid())
+}
+
+// keys returns the keys of the versions.
+func (m missingValues) keys() map[string]bool {
+	keys := make(map[string]bool)
+	for _, n := range m {
+		keys[n.key] = true
+	}
+	return keys
+}
+
+// withValues calls try, with the values that it has turned out to miss so far, until
+// it misses none.
+func (s *blockStore) withValues(ctx context.Context, try func(map[versionName]*loser) error) error {
+	var values map[versionName]*loser
+	for {
+		err := try(values)
+		var missing missingValues
+		if !errors.As(err, &missing) {
+			return err
+		}
+		if values, err = s.values(ctx, missing, values); err != nil {
+			return err
+		}
+	}
 }
 
 // values reads losing versions from their blocks and adds them to known. A
@@ -36,11 +64,15 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 const maxValueBytes = 1 << 20
 
 // someValues reads versions as values does, those of one key after the other, until
-// all that are known take more than a limit. Of each key it holds the best value
-// alone: there may be any number of them.
-func (s *blockStore) someValues(ctx context.Context, names []versionName, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
-	read := make(bestValues)
-	read.add(known)
+// all that are known of their keys take more than a limit. Of each key it holds the
+// best value alone: there may be any number of them.
+func (s *blockStore) someValues(ctx context.Context, names missingValues, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
+	read, needed := make(bestValues), names.keys()
+	for n, l := range known {
+		if needed[n.key] {
+			read[n] = l
+		}
+	}
 	read.doubt(names)
 	byBlock := namesByBlock(names)
 	for i, n := range names {

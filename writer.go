@@ -160,7 +160,7 @@ func (w *writer) commitInTurn(ctx context.Context, group []*pendingWrite) error 
 	if err != nil {
 		return err
 	}
-	room := w.committer.blocks.room("", len(c.links("")))
+	room := w.committer.blocks.room("", c.heads().width(""))
 	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
 	if err != nil {
 		return err
@@ -305,9 +305,12 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 	return nil
 }
 
+// heads are those that are not being purged.
+func (c *commit) heads() tips { return c.committer.purge.shown(c.dag.heads.now) }
+
 // links returns the heads of a DAG that the next block replaces.
 func (c *commit) links(dagName string) []blockID {
-	heads := c.committer.purge.shown(c.dag.heads.now).of(dagName)
+	heads := c.heads().of(dagName)
 	return heads[:min(len(heads), c.committer.blocks.maxLinks())]
 }
 
