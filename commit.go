@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -226,7 +225,7 @@ func (c *commit) finish(ctx context.Context) error {
 	if err := c.dag.spread(ctx); err != nil {
 		return err
 	}
-	c.rows = slices.Concat(c.rows, c.set.rows(), c.dag.rows())
+	c.rows = append(append(c.set.rows(), c.dag.rows()...), c.rows...)
 	if len(c.rows) == 0 {
 		return nil
 	}

@@ -34,8 +34,8 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 }
 
 // Repair reads every block below the heads and merges those that have not
-// been, or refuses those that break a rule. It keeps the CIDs of all blocks in
-// memory while it runs. When all is well it marks the datastore clean; when
+// been, or refuses those that break a rule, and leaves alone what lies below these.
+// It keeps the CIDs of all blocks in memory while it runs. When all is well it marks the datastore clean; when
 // blocks could not be had, it returns an error and leaves the datastore as dirty
 // as it was. It waits for another Repair or PurgeDAG that is going on, and must
 // not be called by a hook.
@@ -184,7 +184,7 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 	if err != nil {
 		return nil, []error{err}
 	}
-	t, above := &traversal{stages: stages}, make(map[blockID][]blockID)
+	t, above := &traversal{stages: stages, judged: true}, make(map[blockID][]blockID)
 	err = r.blocks.traverse(ctx, heads.ids(), t, func(id blockID, b *block, err error) error {
 		switch {
 		case err == nil && b.delta == nil: // known
@@ -214,15 +214,21 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 }
 
 // known returns the blocks that have been merged or refused. To read all marks
-// takes less time than to look up one after the other.
+// takes less time than to look up one after the other. Nobody needs what lies below a
+// refused block, and it may be nowhere, so none of these is read.
 func (r *repairer) known(ctx context.Context) (map[blockID]stage, error) {
 	ids := make(map[blockID]stage)
-	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, true) {
+	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, false) {
 		if err != nil {
 			return nil, err
 		}
-		if _, id, ok := splitID(e.Key); ok {
-			ids[id] = known
+		_, id, ok := splitID(e.Key)
+		if !ok {
+			continue
+		}
+		ids[id] = known
+		if len(e.Value) > 0 && markState(e.Value[0]) == refused {
+			ids[id] |= begun
 		}
 	}
 	return ids, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
@@ -104,6 +105,42 @@ func TestRepairRefusesAMissedBlock(t *testing.T) {
 	r.must(r.Repair(ctx))
 	if r.state(bad.Cid()) != refused || r.IsDirty(ctx) || r.get("/forbidden/k") != "(none)" {
 		t.Errorf("after the repair: state %d, dirty %v", r.state(bad.Cid()), r.IsDirty(ctx))
+	}
+}
+
+// Nobody has what lies below a block that breaks a rule, and nobody needs it. Were a
+// repair to look for it, the datastore would be dirty for ever.
+func TestRepairEndsAtARefusedBlock(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		t.Run(fmt.Sprintf("refused before: %v", before), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { repairAboveARefusedBlock(t, before) })
+		})
+	}
+}
+
+func repairAboveARefusedBlock(t *testing.T, before bool) {
+	net := newTestNet()
+	r := &replica{t: t, store: newAtomicStore(), node: net.node(), opts: testOptions()}
+	forbid(r.opts)
+	r.open()
+	defer func() { r.must(r.Close()) }() // and no check of the store: the history of its head is not complete
+	liar := net.node()
+	bad := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 2, Elements: oneElement("/forbidden/k")}), unavailable(0))
+	old := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 3, Elements: oneElement("/k")}), bad)
+	if before {
+		r.node.deliver(announcement(bad))
+		waitFor(t, "the refusal", func() bool { return r.state(bad) == refused })
+	}
+	id, err := blockIDOf(old)
+	r.must(err)
+	keys := r.Datastore.store.keys
+	r.must(r.store.Put(ctx, keys.block(id), nil)) // as the old module may leave it
+	r.must(r.store.Put(ctx, keys.head(id, HeadValue{}), headRow(HeadValue{Height: 3})))
+	r.restart()
+	r.MarkDirty(ctx)
+	r.must(r.Repair(ctx))
+	if r.state(bad) != refused || r.IsDirty(ctx) || r.get("/forbidden/k") != "(none)" {
+		t.Errorf("after the repair: state %d, dirty %v", r.state(bad), r.IsDirty(ctx))
 	}
 }
 

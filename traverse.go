@@ -16,6 +16,7 @@ type traversal struct {
 	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
 	alone  bool                                         // blocks below are left alone
 	merged bool                                         // all are merged, and may break rules
+	judged bool                                         // those that are not known may not be merged
 
 	v0      map[blockID]bool // which are asked for by CIDs of version 0; mostly nil
 	todo    []blockID
@@ -27,12 +28,12 @@ type stage byte
 
 const (
 	known stage = 1 << iota // to the caller, who needs no more than its links
-	begun                   // it has been read, or will be
+	begun                   // it has been read, or will be, or need not be
 )
 
 type toRead struct {
-	link          link
-	known, merged bool
+	link                  link
+	known, merged, judged bool
 }
 
 // A traversed block is one that was read, or could not be.
@@ -106,6 +107,8 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 		return s.decodeKnown(r.link.id, raw)
 	case r.merged:
 		return s.decodeMerged(r.link.id, raw)
+	case r.judged:
+		return s.judge(limit.parent, r.link.id, raw)
 	}
 	return s.decode(r.link.id, raw)
 }
@@ -148,7 +151,7 @@ func (t *traversal) next() toRead {
 	id := t.todo[0]
 	t.todo = t.todo[1:]
 	t.running++
-	return toRead{t.link(id), t.stages[id]&known != 0, t.merged}
+	return toRead{t.link(id), t.stages[id]&known != 0, t.merged, t.judged}
 }
 
 // A requestLimit limits requests that one goroutine makes one after the other.
