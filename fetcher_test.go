@@ -3,7 +3,10 @@ package crdt
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
 
@@ -52,30 +55,56 @@ func TestNewcomerFetchesHistory(t *testing.T) {
 	}
 }
 
-// A replica that is closed in the middle of fetching goes on from there: it
-// reads the blocks that it lacks, and no others.
-func TestRestartResumesTheWalk(t *testing.T) {
-	const total = 400
+// In fake time, since 80,000 links take a busy machine long.
+func TestHonestHistoryArrivesBesideDeadLinks(t *testing.T) {
+	synctest.Test(t, honestHistoryBesideDeadLinks)
+}
+
+func honestHistoryBesideDeadLinks(t *testing.T) {
 	net := newTestNet()
-	a := net.newReplica(t)
-	for i := range total {
-		a.put(fmt.Sprintf("/%d", i), "v")
+	honest := net.newReplica(t)
+	r := net.newReplica(t, func(o *Options) {
+		o.DAGSyncerTimeout = patience // dead links fail soon
+		o.RebroadcastInterval = 2 * time.Second
+	})
+	liar := net.node()
+	net.split(0, 1, 1)
+	for i := range 5 {
+		honest.put("/k", fmt.Sprint(i))
 	}
-	b := net.newReplica(t)
-	waitFor(t, "half of the history", func() bool { return len(b.rowsUnder("/b")) > total/2 })
-	b.must(b.Close())
-	merged := len(b.rowsUnder("/b"))
-	if merged == total {
-		t.Skip("all was fetched before Close")
+	for i := range 2 {
+		var dead []cid.Cid
+		for j := range 40_000 {
+			dead = append(dead, unavailable(i*40_000+j))
+		}
+		r.offer(liar, &pb.Delta{Priority: 9, Elements: oneElement(fmt.Sprint("/evil", i))}, dead...)
 	}
-	net.mu.Lock()
-	b.node.requests = 0
-	net.mu.Unlock()
-	b.open()
-	converge(t, a, b)
-	net.mu.Lock()
-	defer net.mu.Unlock()
-	if got, want := b.node.requests, total-merged; got > want+2*fetchesPerWorker {
-		t.Errorf("%d blocks were missing, and %d requests made", want, got)
+	// Both are merged, and nothing more is taken in.
+	waitFor(t, "the scheduler to be full", func() bool { return r.fetcher.len() >= maxMissing })
+	net.heal()
+	waitFor(t, "the honest history", func() bool {
+		return r.get("/k") == "4" && r.state(honest.head()) == complete
+	})
+}
+
+func TestDroppedAnnouncementsLeaveNoMemoryBehind(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	for i := range 20 {
+		var heads []announced
+		for j := range maxAnnounced {
+			id, err := blockIDOf(unavailable(i*maxAnnounced + j))
+			r.must(err)
+			heads = append(heads, announced{link: link{id: id}})
+		}
+		r.fetcher.announce(heads)
+	}
+	r.fetcher.mu.Lock()
+	defer r.fetcher.mu.Unlock()
+	held := 0
+	for _, l := range r.fetcher.scheduler.unknown.lines {
+		held += len(l.places)
+	}
+	if missing := len(r.fetcher.scheduler.missing); held > missing {
+		t.Errorf("%d blocks are wanted, %d are held", missing, held)
 	}
 }

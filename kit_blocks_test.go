@@ -239,3 +239,30 @@ func (h *setHarness) pairs(t *testing.T) map[string]string {
 	}
 	return pairs
 }
+
+// wideBlock makes a block of such a height that links to many that nobody has.
+func (node *testNode) wideBlock(t *testing.T, height uint64) cid.Cid {
+	var links []cid.Cid
+	for i := range 20_000 {
+		links = append(links, unavailable(i))
+	}
+	return node.forge(t, marshalDelta(t, &pb.Delta{Priority: height}), links...)
+}
+
+// bulkyBlock makes a small block that takes much memory: 0.6 MiB.
+func (node *testNode) bulkyBlock(t *testing.T, height uint64) cid.Cid {
+	d := &pb.Delta{Priority: height}
+	for range 2500 {
+		d.Elements = append(d.Elements, &pb.Element{Key: "/a"})
+	}
+	return node.forge(t, marshalDelta(t, d))
+}
+
+// forgeMany makes blocks of a key each.
+func (node *testNode) forgeMany(t *testing.T, values ...string) (blocks []cid.Cid) {
+	for i, v := range values {
+		d := &pb.Delta{Priority: 1, Elements: []*pb.Element{{Key: fmt.Sprint("/k", i), Value: []byte(v)}}}
+		blocks = append(blocks, node.forge(t, marshalDelta(t, d)))
+	}
+	return blocks
+}

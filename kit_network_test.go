@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
@@ -557,4 +558,22 @@ func (node *testNode) given() int {
 	node.net.mu.Lock()
 	defer node.net.mu.Unlock()
 	return node.served
+}
+
+// hide takes blocks away from a node, until show is called.
+func (node *testNode) hide(t *testing.T, cids ...cid.Cid) (show func()) {
+	hidden := make(map[cid.Cid][]byte)
+	for _, c := range cids {
+		hidden[c] = node.blocks[c]
+		if err := node.Remove(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		for c, raw := range hidden {
+			if err := node.addRaw(c, raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }

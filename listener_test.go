@@ -225,3 +225,12 @@ func TestInlineBlockTakesThePlaceOfARequest(t *testing.T) {
 	b.node.deliver(announceInline(first, a.node.blocks[first]))
 	converge(t, a, b)
 }
+
+func TestLegacyAnnouncementWithAForeignCodecStartsNothing(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	liar := net.node()
+	r.node.deliver(cid.NewCidV1(cid.Raw, unavailable(0).Hash()).Bytes())
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement("/k")})) // heard after the first
+	waitFor(t, "the fetcher to have nothing to do", func() bool { return r.fetcher.len() == 0 })
+}

@@ -3,7 +3,6 @@ package crdt
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"math"
 	"sync/atomic"
 	"testing"
@@ -11,7 +10,6 @@ import (
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
-	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 	logging "github.com/ipfs/go-log/v2"
 )
@@ -45,15 +43,6 @@ func (r *replica) mergeTogether(blocks []cid.Cid, messages ...[]byte) {
 	synctest.Wait()
 	r.committer.release()
 	synctest.Wait()
-}
-
-// forgeMany makes blocks of a key each.
-func (node *testNode) forgeMany(t *testing.T, values ...string) (blocks []cid.Cid) {
-	for i, v := range values {
-		d := &pb.Delta{Priority: 1, Elements: []*pb.Element{{Key: fmt.Sprint("/k", i), Value: []byte(v)}}}
-		blocks = append(blocks, node.forge(t, marshalDelta(t, d)))
-	}
-	return blocks
 }
 
 // manyValues are as many as fit the queue of the merger.

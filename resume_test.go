@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,4 +19,32 @@ func TestQueueRowsWithoutRoomAreLookedAtWithinAMinute(t *testing.T) {
 		}
 		f.stop()
 	})
+}
+
+// A replica that is closed in the middle of fetching goes on from there: it
+// reads the blocks that it lacks, and no others.
+func TestRestartResumesTheWalk(t *testing.T) {
+	const total = 400
+	net := newTestNet()
+	a := net.newReplica(t)
+	for i := range total {
+		a.put(fmt.Sprintf("/%d", i), "v")
+	}
+	b := net.newReplica(t)
+	waitFor(t, "half of the history", func() bool { return len(b.rowsUnder("/b")) > total/2 })
+	b.must(b.Close())
+	merged := len(b.rowsUnder("/b"))
+	if merged == total {
+		t.Skip("all was fetched before Close")
+	}
+	net.mu.Lock()
+	b.node.requests = 0
+	net.mu.Unlock()
+	b.open()
+	converge(t, a, b)
+	net.mu.Lock()
+	defer net.mu.Unlock()
+	if got, want := b.node.requests, total-merged; got > want+2*fetchesPerWorker {
+		t.Errorf("%d blocks were missing, and %d requests made", want, got)
+	}
 }
