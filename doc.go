@@ -233,7 +233,6 @@
 //	announcer.mu        what is to be announced
 //	hookQueue.mu        what is to be told to the hooks
 //	repairer.mu         the row /d
-//	boundedLog.mu       how much has been logged
 //	blockStore.reading  held while a block is decoded for its values
 //
 // The turn comes first: fetcher.mu, announcer.mu and hookQueue.mu are taken by its
