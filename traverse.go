@@ -57,18 +57,11 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 
 	requests, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
 	defer close(requests)
+	for range fetchesPerWorker {
+		workers.Go(func() { s.readAll(ctx, getter, requests, results) })
+	}
 	if t.stages == nil {
 		t.stages = make(map[blockID]stage)
-	}
-	for range fetchesPerWorker {
-		workers.Go(func() {
-			limit := requestLimit{parent: ctx, timeout: s.timeout}
-			defer limit.end()
-			for r := range requests {
-				b, err := s.read(&limit, getter, r)
-				results <- traversed{r.link.id, b, err}
-			}
-		})
 	}
 	if err := t.add(ctx, from); err != nil {
 		return err
@@ -85,16 +78,29 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		if r.err != nil || t.alone {
 			continue
 		}
-		t.learn(r.b.v0)
-		below, err := s.below(ctx, r.b)
-		if err != nil {
-			return err
-		}
-		if err := t.add(ctx, below); err != nil {
+		if err := s.descend(ctx, t, r.b); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+func (s *blockStore) descend(ctx context.Context, t *traversal, b *block) error {
+	t.learn(b.v0)
+	below, err := s.below(ctx, b)
+	if err != nil {
+		return err
+	}
+	return t.add(ctx, below)
+}
+
+func (s *blockStore) readAll(ctx context.Context, from ipld.NodeGetter, requests <-chan toRead, results chan<- traversed) {
+	limit := requestLimit{parent: ctx, timeout: s.timeout}
+	defer limit.end()
+	for r := range requests {
+		b, err := s.read(&limit, from, r)
+		results <- traversed{r.link.id, b, err}
+	}
 }
 
 func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (*block, error) {
