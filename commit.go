@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -23,21 +24,28 @@ type committer struct {
 	hooks    *hookQueue
 	notify   callbacks
 	leftOut  atomic.Uint64 // void elements and tombstones of merged blocks
+	cascade  chan struct{} // holds a token while there are untold blocks
 	recheck  chan struct{} // holds a token while somebody has to make a commit, after a write that failed
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
 	// Owned by the holder of the turn:
-	stale      bool    // a write failed, and the store must be looked at again
-	unsure     *commit // the one whose write failed: it may have been made
-	tombstones bool    // the store may hold tombstones
-	claims     bool    // the store may hold claims of snapshots, and rows of what they cover
-	spread     int     // maxSpread, but for tests
-	uncovers   int     // maxValueBytes, likewise
-	purge      *purge  // that is going on, or nil
+	stale      bool      // a write failed, and the store must be looked at again
+	unsure     *commit   // the one whose write failed: it may have been made
+	tombstones bool      // the store may hold tombstones
+	claims     bool      // the store may hold claims of snapshots, and rows of what they cover
+	untold     []blockID // settled blocks with queue rows, whose parents have still to be told
+	unread     bool      // there are more of these than find a place
+	spread     int       // maxSpread, but for tests
+	uncovers   int       // maxValueBytes, likewise
+	purge      *purge    // that is going on, or nil
 	skips      skips
 	voids      boundedLog
 }
+
+// maxUntold is how many untold blocks are kept in memory, in terms of what one commit
+// looks at.
+const maxUntold = 8
 
 // callbacks tell others of commits. They must not block.
 type callbacks struct {
@@ -52,6 +60,7 @@ func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQ
 		frontier: f,
 		hooks:    hooks,
 		notify:   notify,
+		cascade:  make(chan struct{}, 1),
 		recheck:  make(chan struct{}, 1),
 		turn:     make(chan struct{}, 1),
 		stale:    true,
@@ -169,7 +178,6 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 		return err
 	}
 	if m.state != unknown {
-		c.dag.again(b)
 		return nil
 	}
 	if err := c.mergeSet(ctx, b.id, b.delta); err != nil {
@@ -210,7 +218,6 @@ func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
 		return false, err
 	}
 	if m.state != unknown {
-		c.dag.again(b)
 		return false, nil
 	}
 	return true, c.dag.refuse(ctx, b)
@@ -227,6 +234,7 @@ func (c *commit) finish(ctx context.Context) error {
 	}
 	c.rows = append(append(c.set.rows(), c.dag.rows()...), c.rows...)
 	if len(c.rows) == 0 {
+		c.committer.learnInTurn(c)
 		return nil
 	}
 	c.events = c.committer.hooks.eventsOf(c.set.order) // now: once the write has failed, the caller may reuse the values
@@ -260,6 +268,54 @@ func (c *committer) learnInTurn(now *commit) {
 			c.skips.note(tip.DAGName, tip.Height, id)
 		}
 	}
+	c.untold = c.untold[now.dag.takenUp:]
+	c.leaveInTurn(now.dag.untold)
+}
+
+// leaveInTurn leaves settled blocks with queue rows, whose parents have still to be
+// told, to the merger. The rows of those that find no place are read again.
+func (c *committer) leaveInTurn(ids []blockID) {
+	free := max(maxUntold*c.spread-len(c.untold), 0)
+	if len(ids) > free {
+		ids, c.unread = ids[:free], true
+	}
+	switch c.untold = append(c.untold, ids...); {
+	case len(c.untold) > 0:
+		c.wantCascade()
+	case c.unread:
+		c.unread = false
+		c.notify.reloaded()
+	}
+}
+
+// wantCascade has the merger go on with what commits have left over. It does not block.
+func (c *committer) wantCascade() {
+	select {
+	case c.cascade <- struct{}{}:
+	default:
+	}
+}
+
+// reclaim takes over those queued blocks that are here: it is their parents that have to
+// be told. It returns the others, which are missing.
+func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wanted, err error) {
+	var here []blockID
+	for _, w := range queued {
+		switch found, err := c.store.Has(ctx, c.store.keys.block(w.id)); {
+		case err != nil:
+			return nil, err
+		case found:
+			here = append(here, w.id)
+		default:
+			missing = append(missing, w)
+		}
+	}
+	if err := c.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer c.release()
+	c.leaveInTurn(slices.DeleteFunc(here, c.purge.hides))
+	return missing, nil
 }
 
 // wantRecheck has the store looked at again after a write that failed: it may have

@@ -124,7 +124,7 @@ func (d *Datastore) prepare(ctx context.Context) error {
 	if err := d.store.foldWaiters(ctx); err != nil {
 		return err
 	}
-	if err := d.fetcher.resume(ctx, d.store); err != nil {
+	if err := d.fetcher.resume(ctx, d.committer); err != nil {
 		return fmt.Errorf("crdt: reading what is missing: %w", err)
 	}
 	return d.store.Put(ctx, d.store.keys.open, []byte{})

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 
 	ds "github.com/ipfs/go-datastore"
 )
@@ -37,8 +36,10 @@ type dagChange struct {
 	purge        *purge    // whose blocks count as not merged; may be nil
 	purged       []blockID // to be removed from the DAG service, which a row says; none: no more; nil: as before
 	news         []blockID // settled blocks whose parents have not been told
+	untold       []blockID // those that are left to later commits
+	takenUp      int       // how many the commit has taken over from earlier ones
+	room         int       // parents and links that may be looked at yet
 	wants        []wanted  // newly wanted
-	room         int       // parents and links that spread may look at yet
 	begunAnew    []string  // DAGs of which there is a new snapshot
 
 	covers       map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
@@ -324,41 +325,65 @@ func (c *dagChange) refuse(ctx context.Context, b *block) error {
 	return c.unqueue(ctx, b)
 }
 
-// again is for a block that has been merged or refused before. If it was queued
-// because its parents had still to be told, they are told now.
-func (c *dagChange) again(b *block) {
-	if b.queued {
-		c.setQueued(b.id, nil)
+// takeUp goes on with settled blocks that earlier commits have left, as far as there is
+// room.
+func (c *dagChange) takeUp(ctx context.Context, untold []blockID) error {
+	for _, id := range untold {
+		if c.room <= 0 {
+			break
+		}
+		c.takenUp++
+		m, err := c.stored(ctx, id)
+		if err != nil {
+			return err
+		}
+		if m.state == unknown {
+			continue // it was purged, and its row is that of a missing block, if there is one
+		}
+		c.setQueued(id, nil)
+		if m.state != pending { // or it has been purged and merged again
+			c.news = append(c.news, id)
+		}
+		if err := c.spread(ctx); err != nil {
+			return err
+		}
+		c.room--
 	}
-	if state := c.marks[b.id].state; b.queued && state != pending {
-		c.news = append(c.news, b.id)
-	}
+	return nil
 }
 
-// spread tells the parents of settled blocks, and theirs, until all know or
-// the commit is large enough. A block that is left over is queued, as if it
-// were missing: when it is merged again, its parents' turn comes. After that,
-// wants is what the fetcher has to get.
+// spread tells the parents of settled blocks, and theirs, until all know or the
+// commit is large enough.
 func (c *dagChange) spread(ctx context.Context) error {
-	c.wants = slices.DeleteFunc(c.wants, func(w wanted) bool { return c.marks[w.id].state != unknown })
-	for i := 0; i < len(c.news); i++ { // it grows meanwhile
-		id := c.news[i]
+	for len(c.news) > 0 { // it grows meanwhile
+		id := c.news[0]
 		all, err := c.tellParents(ctx, id)
 		if err != nil {
 			return err
 		}
 		if !all {
-			w := wanted{id: id, parent: c.news[0], height: anyHeight}
-			c.setQueued(id, &w)
-			c.wants = append(c.wants, w)
+			c.leave(id)
 		}
+		c.news = c.news[1:]
 	}
 	return nil
 }
 
+// leave leaves a settled block to later commits, and in the queue, for the case that
+// there is a restart before.
+func (c *dagChange) leave(id blockID) {
+	c.setQueued(id, &wanted{id: id, height: anyHeight})
+	if !c.purge.hides(id) { // or else it is looked at once the purge has ended
+		c.untold = append(c.untold, id)
+	}
+}
+
 // tellParents tells the parents of a settled block. It returns false when there
-// is no room for all of them.
+// is no room for all of them, or while it counts as not merged.
 func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err error) {
+	if c.purge.hides(id) {
+		return false, nil
+	}
 	parents, err := c.parents(ctx, id, max(c.room, 0))
 	if err != nil {
 		return false, err
@@ -368,9 +393,7 @@ func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err 
 			return false, err
 		}
 	}
-	if !c.purge.hides(id) {
-		c.waits[id].noMore()
-	}
+	c.waits[id].noMore()
 	return true, nil
 }
 
@@ -378,10 +401,6 @@ func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err 
 func (c *dagChange) tell(ctx context.Context, parent, child blockID) (told bool, err error) {
 	if c.room <= 0 {
 		return false, nil
-	}
-	if c.purge.hides(child) && !c.purge.hides(parent) {
-		c.room--
-		return true, nil // it waits for what will come after the purge
 	}
 	p, err := c.stored(ctx, parent)
 	if err != nil {

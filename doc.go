@@ -96,9 +96,9 @@
 // fetched is decoded when there is room for it in memory (sizeclass.go), and merged
 // before what is below it (merge.go). The same commit writes a queue row for every
 // link that is missing, and from these rows fetching goes on after a restart
-// (resume.go).
-// When a block is complete, the news spreads upward, and a root without gaps
-// becomes a head (dag.go). Only then is it announced in turn.
+// (resume.go). When a block is complete, the news spreads upward, in as many commits
+// as it takes (merger.continueCascade), and a root without gaps becomes a head
+// (dag.go). Only then is it announced in turn.
 //
 // Reads (crdt.go, query.go) go straight to the store, one row a key. They take
 // no turn and never go to the network.
@@ -299,7 +299,9 @@
 //     A block of 2 MiB with 200,000 keys, the costliest there is, takes some
 //     250 MiB and a second. Small blocks wait for one such at a time.
 //   - One commit tells up to 8,192 parents of what is settled below them, and looks
-//     at as many links of theirs, or at all of one block (dag.go).
+//     at as many links of theirs, or at all of one block (dag.go). Up to 64 Ki blocks
+//     whose parents have still to be told are known. The rest stays in the queue rows
+//     (commit.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
 //     values, the best of each key alone, and those that one more block holds. A

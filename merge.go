@@ -22,6 +22,8 @@ type merger struct {
 	classes   *sizeClasses
 	readers   sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals  boundedLog
+
+	cascadeFailed time.Time
 }
 
 // Limits of the merger.
@@ -40,9 +42,12 @@ func (m *merger) run() {
 			m.mergeAll(m.collect(a))
 			m.mergeSmall()
 		case <-m.fetcher.unread:
-			if err := m.fetcher.resume(m.ctx, m.committer.store); err != nil {
+			if err := m.fetcher.resume(m.ctx, m.committer); err != nil {
 				m.log.Warnf("reading the queue: %s", err)
 			}
+		case <-m.committer.cascade:
+			m.continueCascade()
+			m.mergeSmall()
 		case <-m.committer.recheck:
 			m.recheckStore()
 		case <-m.ctx.Done():
@@ -57,6 +62,20 @@ func (m *merger) recheckStore() {
 	if err := m.committer.once(m.ctx, nil, func(*commit) error { return nil }); err != nil && m.ctx.Err() == nil {
 		m.log.Errorf("looking at the store after a write that failed: %s", err)
 		time.AfterFunc(retryPause, m.committer.wantRecheck)
+	}
+}
+
+// continueCascade has one commit tell parents of blocks that earlier ones have left. After
+// a failure it pauses: the store may be read and not written.
+func (m *merger) continueCascade() {
+	if time.Since(m.cascadeFailed) < retryPause {
+		return
+	}
+	err := m.committer.once(m.ctx, nil, func(c *commit) error { return c.dag.takeUp(m.ctx, m.committer.untold) })
+	if err != nil && m.ctx.Err() == nil {
+		m.log.Errorf("telling of settled blocks: %s", err)
+		m.cascadeFailed = time.Now()
+		time.AfterFunc(retryPause, m.committer.wantCascade)
 	}
 }
 
@@ -222,7 +241,9 @@ func (m *merger) merge(group []*arrival) error {
 	}
 	children := make(map[blockID][]wanted)
 	for _, w := range c.dag.wants {
-		children[w.parent] = append(children[w.parent], w)
+		if c.dag.queue[w.id] != nil { // or else it is among the group
+			children[w.parent] = append(children[w.parent], w)
+		}
 	}
 	m.fetcher.merged(group, children)
 	return nil

@@ -243,14 +243,14 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 	b, err := r.blocks.judge(ctx, m.link.id, raw)
 	switch {
 	case err == nil:
-		b.covered = r.covered(ctx, m, b.delta.dag)
+		b.covered, b.queued = r.covered(ctx, m, b.delta.dag), true
 		return r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
 	case !isFinal(err):
 		return err
 	}
 	r.log.Warnf("repair refuses a block: %s", err)
 	return r.committer.do(ctx, func(c *commit) error {
-		_, err := c.refuse(ctx, &block{id: m.link.id})
+		_, err := c.refuse(ctx, &block{id: m.link.id, queued: true})
 		return err
 	})
 }

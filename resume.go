@@ -8,10 +8,10 @@ import (
 
 // resume takes up what the store has queued: all of it, or a random part, so
 // that blocks that nobody has do not keep others from being tried.
-func (f *fetcher) resume(ctx context.Context, store *rowStore) error {
+func (f *fetcher) resume(ctx context.Context, committer *committer) error {
 	var sample []wanted
 	seen := 0
-	for e, err := range store.rowsOf(ctx, store.keys.queue, 1, false) {
+	for e, err := range committer.store.rowsOf(ctx, committer.store.keys.queue, 1, false) {
 		if err != nil {
 			return err
 		}
@@ -26,6 +26,10 @@ func (f *fetcher) resume(ctx context.Context, store *rowStore) error {
 			sample[i] = w
 		}
 	}
-	f.tell(func(s *scheduler, now time.Time) { s.restore(now, sample, seen == len(sample)) })
+	missing, err := committer.reclaim(ctx, sample)
+	if err != nil {
+		return err
+	}
+	f.tell(func(s *scheduler, now time.Time) { s.restore(now, missing, seen == len(sample)) })
 	return nil
 }

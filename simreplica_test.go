@@ -207,9 +207,11 @@ func (r *simReplica) torn() bool {
 }
 
 // checkReopened compares a replica that has just been started with what is known
-// of its store. It has not heard of anything yet.
+// of its store. It has not heard of anything yet, but may go on with a cascade.
 func (r *simReplica) checkReopened() {
 	r.t.Helper()
+	r.must(r.committer.acquire(ctx))
+	defer r.committer.release()
 	want := r.look()
 	if got := r.pairs(); !maps.Equal(got, want) {
 		r.t.Errorf("replica %d was started with other pairs than its blocks amount to\n%s", r.number, diff(got, want))
