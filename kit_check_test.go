@@ -155,7 +155,8 @@ func (c *storeCheck) checkPairs(model modelSet) {
 	}
 }
 
-// checkLow holds what a record says of its losers against their rows.
+// checkLow holds what a record says of its losers against their rows. The winner is
+// none of them.
 func checkLow(t *testing.T, store *rowStore, key string, r *record) {
 	t.Helper()
 	for e, err := range store.rowsOf(ctx, store.keys.losersOf(key), 1, false) {
@@ -163,6 +164,9 @@ func checkLow(t *testing.T, store *rowStore, key string, r *record) {
 			t.Fatal(err)
 		}
 		_, id, _ := splitID(e.Key)
+		if id == r.id && !r.unresolved {
+			t.Errorf("the winner of %s has a row among its losers", key)
+		}
 		if l, err := decodeLoser(id, e.Value); err != nil || r.low && (l.unranked || l.priority >= maxPriority) {
 			t.Errorf("the record of %s says that all losers are low, and one is %+v: %v", key, l, err)
 		}

@@ -465,7 +465,12 @@ func (k *keyChange) add(v version) {
 		if !k.unresolved && !k.wonBy(v.id) {
 			k.setLoser(k.win.id, &loser{version: *k.win, known: true, keep: k.blockless})
 		}
-		delete(k.losers, v.id) // from the same delta
+		if _, ok := k.losers[v.id]; ok { // from the same delta, or a claim that lost
+			delete(k.losers, v.id)
+			if k.losersStored {
+				k.setLoser(v.id, nil)
+			}
+		}
 		k.win, k.unresolved, k.blockless = &v, false, false
 	}
 }
