@@ -113,7 +113,7 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 		dag:       newDAGChange(c.store, c.frontier, c.spread),
 	}
 	now.set.purge, now.dag.purge = c.purge, c.purge
-	now.dag.coversStored = c.claims
+	now.dag.mayHaveCovers = c.claims
 	return now, nil
 }
 

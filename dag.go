@@ -42,8 +42,8 @@ type dagChange struct {
 	wants        []wanted  // newly wanted
 	begunAnew    []string  // DAGs of which there is a new snapshot
 
-	covers       map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
-	coversStored bool                // the store may hold such rows
+	covers        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
+	mayHaveCovers bool                // the store may hold such rows
 }
 
 // maxSpread is how many parents of settled blocks, and links of theirs, are

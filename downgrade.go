@@ -127,8 +127,8 @@ func (m *migration) restoreKey(ctx context.Context, key string, r *record) error
 	if !r.unresolved {
 		m.put(m.store.keys.oldVersion(key, r.id), []byte{})
 	}
-	if r.blockless {
-		m.putValue(m.store.keys.loser(key, r.id), (&loser{version: r.version, keep: true}).encode())
+	if r.keepValue {
+		m.putValue(m.store.keys.loser(key, r.id), (&loser{version: r.version}).encode())
 	}
 	m.remove(m.store.keys.record(key))
 	return nil
@@ -149,7 +149,7 @@ func (m *migration) restoreLosers(ctx context.Context, key string) error {
 			return err
 		}
 		m.put(m.store.keys.oldVersion(key, id), []byte{})
-		if !l.keep {
+		if !l.keepValue {
 			m.remove(m.store.keys.loser(key, id))
 		}
 		if err := m.flushIfFull(ctx); err != nil {

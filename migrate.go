@@ -191,7 +191,7 @@ func (m *migration) firstVersion(ctx context.Context, key string, id blockID) (*
 	r, err := m.oldRecord(ctx, key, id)
 	if err == nil && m.losers { // Downgrade leaves the rows of losers that have their values
 		r.losers, err = m.store.Has(ctx, m.store.keys.loser(key, id))
-		r.blockless = r.losers
+		r.keepValue = r.losers
 	}
 	return r, err
 }
@@ -202,13 +202,13 @@ func (m *migration) furtherVersion(ctx context.Context, key string, id blockID, 
 	}
 	if !r.unresolved {
 		var kept []byte
-		if r.blockless {
-			kept = (&loser{version: r.version, keep: true}).encode()
+		if r.keepValue {
+			kept = (&loser{version: r.version}).encode()
 		}
 		if err := m.lose(ctx, key, r.id, kept); err != nil {
 			return err
 		}
-		r.id, r.losers, r.low, r.unresolved, r.blockless = blockID{}, true, false, true, false
+		r.id, r.losers, r.low, r.unresolved, r.keepValue = blockID{}, true, false, true, false
 	}
 	if m.mixed {
 		if err := m.contest(ctx, key, id, r); err != nil {
@@ -275,10 +275,10 @@ func (m *migration) elect(ctx context.Context, key string) error {
 	if err != nil || k.win == nil {
 		return err
 	}
-	if !k.unresolved {
+	if k.winner == winnerKnown {
 		k.setLoser(k.win.id, &loser{version: version{id: k.win.id}, unranked: true})
 	}
-	k.win, k.open, k.unresolved = nil, true, false
+	k.undecide()
 	return m.settle(ctx, c)
 }
 

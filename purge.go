@@ -393,7 +393,7 @@ func (p *purge) forgetVersion(ctx context.Context, c *commit, n versionName) (un
 	}
 	if live {
 		k.remove(n.id)
-		if k.open && k.losersStored {
+		if k.winner == winnerUndecided && k.mayHaveLosers {
 			uncovered = 1
 		}
 		return uncovered, nil

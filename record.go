@@ -12,6 +12,10 @@ type version struct {
 	id       blockID
 	priority uint64
 	value    []byte
+
+	// keepValue is set for a claim, and where the block may not be here for another
+	// reason: when the version loses, its value is stored with it.
+	keepValue bool
 }
 
 // beats tells which of two live versions of a key is its value: the one of
@@ -39,9 +43,6 @@ type record struct {
 	// several live versions: id is not known, and the winner's version is
 	// among the losers as well.
 	unresolved bool
-	// blockless is set when the winner is a claim, or its block may not be here
-	// for another reason: the value must be kept when the version loses.
-	blockless bool
 }
 
 // A stored record is a header of fixed size, so that the size of a value can
@@ -54,9 +55,9 @@ const (
 	flagRecord     = 1 << 0 // always set
 	flagLosers     = 1 << 1
 	flagUnresolved = 1 << 2
-	flagBlockless  = 1 << 3
+	flagKeepValue  = 1 << 3
 	flagLow        = 1 << 4
-	knownFlags     = flagRecord | flagLosers | flagUnresolved | flagBlockless | flagLow
+	knownFlags     = flagRecord | flagLosers | flagUnresolved | flagKeepValue | flagLow
 )
 
 var errBadRecord = errors.New("crdt: the store holds a malformed record")
@@ -70,8 +71,8 @@ func (r *record) encode() []byte {
 	if r.unresolved {
 		b[0] |= flagUnresolved
 	}
-	if r.blockless {
-		b[0] |= flagBlockless
+	if r.keepValue {
+		b[0] |= flagKeepValue
 	}
 	if r.low {
 		b[0] |= flagLow
@@ -88,10 +89,9 @@ func decodeRecord(b []byte) (*record, error) {
 		return nil, err
 	}
 	return &record{
-		version:    version{id: blockID(b[9:recordHeader]), priority: binary.BigEndian.Uint64(b[1:]), value: value},
+		version:    version{id: blockID(b[9:recordHeader]), priority: binary.BigEndian.Uint64(b[1:]), value: value, keepValue: b[0]&flagKeepValue != 0},
 		losers:     b[0]&flagLosers != 0,
 		unresolved: b[0]&flagUnresolved != 0,
-		blockless:  b[0]&flagBlockless != 0,
 		low:        b[0]&flagLow != 0,
 	}, nil
 }
@@ -111,7 +111,6 @@ type loser struct {
 	version
 	unranked bool     // the priority is not known, nor is the value
 	known    bool     // the value is known
-	keep     bool     // the value is to be stored
 	beatenBy *blockID // the value has been read, and lost to that of this block; it is not held
 }
 
@@ -128,7 +127,7 @@ func (l *loser) encode() []byte {
 		return []byte{}
 	}
 	b := binary.BigEndian.AppendUint64(make([]byte, 1, loserHeader+len(l.value)), l.priority)
-	if l.keep {
+	if l.keepValue {
 		b[0] = 1
 		b = append(b, l.value...)
 	}
@@ -145,14 +144,14 @@ func decodeLoser(id blockID, b []byte) (*loser, error) {
 	}
 	l.priority = binary.BigEndian.Uint64(b[1:])
 	if b[0] == 1 {
-		l.value, l.known, l.keep = b[loserHeader:len(b):len(b)], true, true
+		l.value, l.known, l.keepValue = b[loserHeader:len(b):len(b)], true, true
 	}
 	return l, nil
 }
 
 // same tells whether two records would be stored alike.
 func (r *record) same(o *record) bool {
-	return r.id == o.id && r.losers == o.losers && r.low == o.low && r.unresolved == o.unresolved && r.blockless == o.blockless && sameValue(&r.version, &o.version)
+	return r.id == o.id && r.losers == o.losers && r.low == o.low && r.unresolved == o.unresolved && r.keepValue == o.keepValue && sameValue(&r.version, &o.version)
 }
 
 func sameValue(v, w *version) bool {

@@ -36,7 +36,7 @@ func TestMalformedMarksAndLosersAreErrors(t *testing.T) {
 func TestLoserKeepsAnyPriority(t *testing.T) {
 	eachOddPriority(t, func(t *testing.T, p uint64) {
 		for _, keep := range []bool{false, true} {
-			l := &loser{version: version{id: testID(1), priority: p, value: []byte("v")}, known: true, keep: keep}
+			l := &loser{version: version{id: testID(1), priority: p, value: []byte("v"), keepValue: keep}, known: true}
 			got, err := decodeLoser(testID(1), l.encode())
 			if err != nil || got.priority != p || got.unranked || got.known != keep {
 				t.Errorf("priority %d is read as %+v: %v", p, got, err)
@@ -51,10 +51,12 @@ func TestLoserKeepsAnyPriority(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	v := version{id: testID(1), priority: 3, value: []byte("value")}
 	f.Add((&record{version: v, losers: true}).encode())
-	f.Add((&record{version: v, unresolved: true, blockless: true}).encode())
-	f.Add((&loser{version: v, keep: true}).encode())
+	kept := v
+	kept.keepValue = true
+	f.Add((&record{version: kept, unresolved: true}).encode())
+	f.Add((&loser{version: kept}).encode())
 	f.Add((&loser{version: v}).encode())
-	f.Add((&loser{version: version{value: v.value}, keep: true}).encode())
+	f.Add((&loser{version: version{value: v.value, keepValue: true}}).encode())
 	f.Add([]byte{})
 	f.Add((&mark{state: refused}).encode())
 	f.Add((&mark{state: stranded}).encode())

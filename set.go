@@ -25,12 +25,12 @@ type setChange struct {
 	ahead      map[string]*keyChange  // loaded by loadAhead; keys has those that were touched
 	order      []*keyChange           // in the order of first touch, for the hooks
 	tombstones map[versionName]bool   // rows to put (true) or remove (false)
-	stored     bool                   // tombstone rows may exist in the store
 	fetched    map[versionName]*loser // values read from blocks beforehand
 	purge      *purge                 // whose blocks count as not merged; may be nil
 
-	claims       map[blockID]map[string]claimNow // by the block they are about, and the key
-	claimsStored bool                            // claim rows may exist in the store
+	claims map[blockID]map[string]claimNow // by the block they are about, and the key
+
+	mayHaveTombstones, mayHaveClaims bool // rows of these may be in the store
 }
 
 // A versionName names a version.
@@ -39,12 +39,12 @@ type versionName struct {
 	id  blockID
 }
 
-func newSetChange(store *rowStore, tombstonesStored, claimsStored bool) *setChange {
+func newSetChange(store *rowStore, mayHaveTombstones, mayHaveClaims bool) *setChange {
 	return &setChange{
-		store:        store,
-		keys:         make(map[string]*keyChange),
-		stored:       tombstonesStored,
-		claimsStored: claimsStored,
+		store:             store,
+		keys:              make(map[string]*keyChange),
+		mayHaveTombstones: mayHaveTombstones,
+		mayHaveClaims:     mayHaveClaims,
 	}
 }
 
@@ -101,7 +101,7 @@ func (c *setChange) hasTombstone(ctx context.Context, n versionName) (bool, erro
 	if _, ok := c.tombstones[n]; ok {
 		return true, nil // also when a delta has its key twice
 	}
-	if !c.stored {
+	if !c.mayHaveTombstones {
 		return false, nil
 	}
 	return c.store.Has(ctx, c.store.keys.tombstone(n.key, n.id))
@@ -138,7 +138,7 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 		c.setTombstone(versionName{key, id}, true)
 		return nil
 	}
-	known := k.wonBy(id) && !k.blockless // which may be a claim
+	known := k.wonBy(id) && !k.win.keepValue // or it may be a claim
 	if !known {
 		if known, err = merged(id); err != nil {
 			return err
@@ -217,8 +217,11 @@ func (s *rowStore) loadKey(ctx context.Context, key string) (*keyChange, error) 
 		return nil, fmt.Errorf("crdt: loading %s: %w", key, err)
 	}
 	if k.before != nil {
-		k.win, k.unresolved, k.losersStored = &k.before.version, k.before.unresolved, k.before.losers
-		k.blockless, k.low = k.before.blockless, k.before.low || !k.before.losers
+		k.win, k.winner = &k.before.version, winnerKnown
+		if k.before.unresolved {
+			k.winner = winnerUnresolved
+		}
+		k.mayHaveLosers, k.low = k.before.losers, k.before.low || !k.before.losers
 	}
 	return k, nil
 }
@@ -238,7 +241,7 @@ func (c *setChange) live(ctx context.Context, key string, least uint64) ([]block
 	for _, l := range losers {
 		ids = append(ids, l.id)
 	}
-	if k.win != nil && !k.unresolved && k.win.priority >= least {
+	if k.winner == winnerKnown && k.win.priority >= least {
 		ids = append(ids, k.win.id)
 	}
 	if k.win != nil && len(ids) == 0 {
@@ -252,7 +255,7 @@ func (c *setChange) isLive(ctx context.Context, k *keyChange, id blockID) (bool,
 	if k.wonBy(id) {
 		return true, nil
 	}
-	if l, changed := k.losers[id]; changed || !k.losersStored {
+	if l, changed := k.losers[id]; changed || !k.mayHaveLosers {
 		return l != nil, nil
 	}
 	return c.store.Has(ctx, c.store.keys.loser(k.key, id))
@@ -262,7 +265,7 @@ func (c *setChange) isLive(ctx context.Context, k *keyChange, id blockID) (bool,
 // the order of their ids: those that have some priority at least, or may have.
 func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*loser, error) {
 	var all []*loser
-	if k.losersStored && !(k.lowStored() && least >= maxPriority) {
+	if k.mayHaveLosers && !(k.lowStored() && least >= maxPriority) {
 		for e, err := range c.store.rowsOf(ctx, c.store.keys.losersOf(k.key), 1, false) {
 			if err != nil {
 				return nil, err
@@ -294,7 +297,7 @@ func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*
 func (c *setChange) settle(ctx context.Context) error {
 	var missing missingValues
 	for _, k := range c.order {
-		if !k.open {
+		if k.winner != winnerUndecided {
 			continue
 		}
 		m, err := c.elect(ctx, k)
@@ -330,8 +333,10 @@ func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionN
 	if len(missing) > 0 {
 		return missing, nil
 	}
-	k.noneLeft = least == 0 && len(candidates) <= 1
-	k.crown(candidates)
+	k.crownBest(candidates)
+	if least == 0 && len(candidates) <= 1 {
+		k.mayHaveLosers = false // once this commit has been made
+	}
 	return nil, nil
 }
 
@@ -395,22 +400,49 @@ func (c *setChange) leavesTombstones() bool {
 	return false
 }
 
-// A keyChange is one key's state in a commit.
+// A keyChange is one key's state in a commit. Versions come and go in any order, each
+// delta of the commit in its turn, and only then the winner is chosen anew where it
+// has gone: choosing may take values that stand in blocks alone (see settle).
+//
+//	state        means                                     stored as
+//	none         no version is live                        no record
+//	known        win is the winner                         a record
+//	unresolved   win has the value, but it is not known    a record that says so; all
+//	             from which block                          versions are losers' rows
+//	undecided    the winner was removed                    never: crownBest ends it
+//
+//	from         a version that  one that     the winner   another      crownBest
+//	             wins is added   loses is     is removed   is removed
+//	none         known           -            -            none         -
+//	known        known           known        undecided    known        -
+//	unresolved   known           unresolved   undecided: any may be it  -
+//	undecided    undecided: all become losers -            undecided    known or none
+//
+// From known a version that wins makes a loser of the winner; from unresolved it does
+// not, since that stands among the losers already. Nothing leads to unresolved: only a
+// migration makes such records. Losers are an overlay on the rows in the store,
+// which are not read before somebody has to choose among them.
 type keyChange struct {
 	key    string
 	before *record // as stored; nil: none
 
-	win          *version // the winner now; nil: none, or open
-	open         bool     // the winner is gone, and must be chosen among the losers
-	unresolved   bool     // as in record
-	blockless    bool     // likewise
-	losersStored bool     // rows of losers may be in the store
-	noneLeft     bool     // but it is known that none will be left
-	low          bool     // as in record, of all losers there are now
-	displaced    bool     // the version in before was removed, not just beaten
+	winner  winnerState
+	win     *version // nil: none, or undecided
+	removed bool     // the version in before was removed, not just beaten
 
-	losers map[blockID]*loser // changes to the losers; nil: removed
+	losers        map[blockID]*loser // changes to the losers; nil: removed
+	mayHaveLosers bool               // rows of others may be in the store
+	low           bool               // as in record, of all losers there are now
 }
+
+type winnerState byte
+
+const (
+	winnerNone winnerState = iota
+	winnerKnown
+	winnerUnresolved
+	winnerUndecided
+)
 
 func (k *keyChange) setLoser(id blockID, l *loser) {
 	if k.losers == nil {
@@ -433,8 +465,17 @@ func (k *keyChange) reachesTop() bool {
 	return false
 }
 
-// wonBy tells whether the winner is known to be the version of block id.
-func (k *keyChange) wonBy(id blockID) bool { return k.win != nil && !k.unresolved && k.win.id == id }
+// dropLoser leaves no row of a loser, if there is one.
+func (k *keyChange) dropLoser(id blockID) {
+	if k.mayHaveLosers {
+		k.setLoser(id, nil)
+	} else {
+		delete(k.losers, id)
+	}
+}
+
+// wonBy reports whether the winner is known to be the version of block id.
+func (k *keyChange) wonBy(id blockID) bool { return k.winner == winnerKnown && k.win.id == id }
 
 // nextPriority is what a write must have to win over what the key has now.
 func (k *keyChange) nextPriority() uint64 {
@@ -452,60 +493,55 @@ func (k *keyChange) lose(v version) {
 
 func (k *keyChange) add(v version) {
 	switch {
-	case k.open:
+	case k.winner == winnerUndecided:
 		k.lose(v)
-	case k.win == nil:
-		k.win = &v
-	case !v.beats(k.win):
-		if !k.wonBy(v.id) {
-			k.lose(v)
-		}
-	default:
-		// An unresolved winner stands among the losers already.
-		if !k.unresolved && !k.wonBy(v.id) {
-			k.setLoser(k.win.id, &loser{version: *k.win, known: true, keep: k.blockless})
-		}
+	case k.win == nil || v.beats(k.win):
 		if _, ok := k.losers[v.id]; ok { // from the same delta, or a claim that lost
-			delete(k.losers, v.id)
-			if k.losersStored {
-				k.setLoser(v.id, nil)
-			}
+			k.dropLoser(v.id)
 		}
-		k.win, k.unresolved, k.blockless = &v, false, false
+		k.crown(&v)
+	case !k.wonBy(v.id):
+		k.lose(v)
 	}
+}
+
+// crown makes a version the winner, and that in whose place it comes a loser.
+func (k *keyChange) crown(v *version) {
+	if k.winner == winnerKnown && k.win.id != v.id {
+		k.setLoser(k.win.id, &loser{version: *k.win, known: true})
+	}
+	k.win, k.winner = v, winnerKnown
 }
 
 func (k *keyChange) remove(id blockID) {
-	if _, ok := k.losers[id]; ok || k.losersStored {
-		k.setLoser(id, nil)
-	}
+	k.dropLoser(id)
 	if k.before != nil && !k.before.unresolved && k.before.id == id {
-		k.displaced = true
+		k.removed = true
 	}
-	if k.unresolved || k.wonBy(id) {
-		k.win, k.open, k.unresolved, k.blockless = nil, true, false, false
+	if k.winner == winnerUnresolved || k.wonBy(id) {
+		k.undecide()
 	}
 }
 
-// crown makes the best of the candidates the winner.
-func (k *keyChange) crown(candidates []*loser) {
-	k.open = false
+// undecide leaves it to crownBest who wins.
+func (k *keyChange) undecide() { k.win, k.winner = nil, winnerUndecided }
+
+// crownBest makes the best of the candidates the winner.
+func (k *keyChange) crownBest(candidates []*loser) {
+	k.winner = winnerNone
 	var best *loser
 	for _, l := range candidates {
 		if best == nil || l.beats(&best.version) {
 			best = l
 		}
 	}
-	k.low = !slices.ContainsFunc(candidates, func(l *loser) bool { return l != best && l.mayHave(maxPriority) })
 	if best != nil {
-		k.win, k.blockless = &best.version, best.keep
-		delete(k.losers, best.id)
-		if k.losersStored { // it may be there, or a lesser claim of the same version
-			k.setLoser(best.id, nil)
-		}
+		k.dropLoser(best.id) // or a lesser claim of the same version
+		k.crown(&best.version)
 	}
+	k.low = !slices.ContainsFunc(candidates, func(l *loser) bool { return l != best && l.mayHave(maxPriority) })
 	if k.before != nil && k.before.unresolved {
-		k.displaced = k.win == nil || !sameValue(k.win, &k.before.version)
+		k.removed = k.win == nil || !sameValue(k.win, &k.before.version)
 	}
 }
 
@@ -521,7 +557,7 @@ func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
 	}
 	switch {
 	case k.win != nil:
-		r := &record{version: *k.win, losers: live || k.losersStored && !k.noneLeft, unresolved: k.unresolved, blockless: k.blockless}
+		r := &record{version: *k.win, losers: live || k.mayHaveLosers, unresolved: k.winner == winnerUnresolved}
 		r.low = r.losers && k.low
 		if k.before == nil || !k.before.same(r) {
 			rows = append(rows, row{key: keys.record(k.key), value: r.encode()})
@@ -538,7 +574,7 @@ func (k *keyChange) event() event {
 	if k.before != nil && k.win != nil && k.stillWins(k.before) {
 		return e // also when it was removed, and what replaced it is the same
 	}
-	e.deleted = k.before != nil && (k.win == nil || k.displaced)
+	e.deleted = k.before != nil && (k.win == nil || k.removed)
 	if k.win != nil {
 		e.put, e.value = true, k.win.value
 	}
@@ -548,7 +584,7 @@ func (k *keyChange) event() event {
 // stillWins tells whether the winner is the one it was before.
 func (k *keyChange) stillWins(before *record) bool {
 	if before.unresolved {
-		return k.unresolved || sameValue(k.win, &before.version)
+		return k.winner == winnerUnresolved || sameValue(k.win, &before.version)
 	}
 	return k.wonBy(before.id) && sameValue(k.win, &before.version)
 }

@@ -127,7 +127,7 @@ func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged
 	if err != nil {
 		return err
 	}
-	v := version{id: id, priority: e.GetPriority(), value: e.GetValue()}
+	v := version{id: id, priority: e.GetPriority(), value: e.GetValue(), keepValue: true}
 	if old == nil || !old.known || v.beats(&old.version) {
 		k.claim(v)
 		c.setClaim(n, claimNow{by: by, put: true})
@@ -138,18 +138,12 @@ func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged
 // claim puts a version that no block gives in its place, also of a lower one of the
 // same name.
 func (k *keyChange) claim(v version) {
-	l := &loser{version: v, known: true, keep: true}
-	switch {
-	case k.open || k.win != nil && !k.wonBy(v.id) && !v.beats(k.win):
-		k.setLoser(v.id, l)
+	if k.winner == winnerUndecided || k.win != nil && !k.wonBy(v.id) && !v.beats(k.win) {
+		k.setLoser(v.id, &loser{version: v, known: true})
 		return
-	case k.win != nil && !k.unresolved && !k.wonBy(v.id):
-		k.setLoser(k.win.id, &loser{version: *k.win, known: true, keep: k.blockless})
 	}
-	if k.losersStored || k.losers[v.id] != nil {
-		k.setLoser(v.id, nil)
-	}
-	k.win, k.unresolved, k.blockless = &v, false, true
+	k.dropLoser(v.id)
+	k.crown(&v)
 }
 
 // find returns what is here of a version; nil: nothing.
@@ -157,7 +151,7 @@ func (c *setChange) find(ctx context.Context, k *keyChange, id blockID) (*loser,
 	if k.wonBy(id) {
 		return &loser{version: *k.win, known: true}, nil
 	}
-	if l, changed := k.losers[id]; changed || !k.losersStored {
+	if l, changed := k.losers[id]; changed || !k.mayHaveLosers {
 		return l, nil
 	}
 	b, found, err := c.store.get(ctx, c.store.keys.loser(k.key, id))
@@ -246,7 +240,7 @@ func dropSome(ctx context.Context, id blockID) func(*commit) error {
 // claimedKeys returns keys to which a block is claimed to have given values: all,
 // or more than one commit may drop.
 func (c *setChange) claimedKeys(ctx context.Context, id blockID) (keys []string, err error) {
-	if c.claimsStored {
+	if c.mayHaveClaims {
 		limit := maxDropped + 1 + len(c.claims[id])
 		for e, err := range c.store.rows(ctx, c.store.keys.claimsOn(id), false, limit) {
 			if err != nil {
@@ -271,7 +265,7 @@ func (c *setChange) claimedKeys(ctx context.Context, id blockID) (keys []string,
 
 // claimedBy returns the snapshot that a version is known from, if it is a claim.
 func (c *setChange) claimedBy(ctx context.Context, n versionName) (by blockID, found bool, err error) {
-	if now, changed := c.claims[n.id][n.key]; changed || !c.claimsStored {
+	if now, changed := c.claims[n.id][n.key]; changed || !c.mayHaveClaims {
 		return now.by, now.put, nil
 	}
 	b, found, err := c.store.get(ctx, c.store.keys.claim(n))
@@ -350,7 +344,7 @@ func (c *dagChange) supersede(ctx context.Context, b *block) error {
 // takeCover keeps a block from becoming a head if a snapshot of its DAG, which was
 // here before, covers it.
 func (c *dagChange) takeCover(ctx context.Context, b *block) error {
-	if dag, changed := c.covers[b.id]; changed || !c.coversStored {
+	if dag, changed := c.covers[b.id]; changed || !c.mayHaveCovers {
 		if dag != nil {
 			b.covered = b.covered || *dag == b.delta.dag
 			c.setCover(b.id, nil)
