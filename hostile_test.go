@@ -276,9 +276,7 @@ func (b *battle) close() {
 // them without the code that judges them.
 func checkMergedBlocks(t *testing.T, r *replica) {
 	t.Helper()
-	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark)}
-	c.readMarks()
-	for id, m := range c.marks {
+	for id, m := range newStoreCheck(t, r).marks {
 		raw := r.node.blocks[id.Cid()]
 		if !m.state.merged() || len(raw) > 1<<20 {
 			continue // reading the largest takes long

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -13,9 +14,7 @@ import (
 	query "github.com/ipfs/go-datastore/query"
 )
 
-// checkStore checks what a closed replica left in its store: every row is of
-// its kind, the frontier covers all merged blocks, what lies below a head is
-// complete, and the records are those that the merged blocks amount to.
+// checkStore checks what a closed replica left in its store.
 func checkStore(t *testing.T, r *replica) {
 	t.Helper()
 	keys := r.Datastore.store.keys
@@ -24,14 +23,22 @@ func checkStore(t *testing.T, r *replica) {
 			t.Errorf("row %s is left after Close: %v", k, err)
 		}
 	}
+	checkRows(t, r)
+}
+
+// checkRows checks the rows of a replica that has no commit going on: every one is of
+// its kind, the frontier covers all merged blocks, what lies below a head is
+// complete, whoever waits is known to what it waits for, and the records are those
+// that the merged blocks amount to.
+func checkRows(t *testing.T, r *replica) {
+	t.Helper()
 	var f frontier
 	if err := f.load(context.Background(), r.Datastore.store); err != nil {
 		t.Error(err)
 		return
 	}
 	heads, roots := f.get()
-	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), links: make(map[blockID][]blockID), covers: make(map[blockID][]blockID), covered: make(map[blockID]bool)}
-	c.readMarks()
+	c := newStoreCheck(t, r)
 	model := c.readBlocks()
 	for id := range heads {
 		c.cover(id, true)
@@ -41,7 +48,8 @@ func checkStore(t *testing.T, r *replica) {
 	}
 	c.checkPairs(model)
 	c.checkClaims()
-	if len(roots) == 0 && !anyStranded(c.marks) {
+	c.checkWaiters(&f)
+	if !c.mayWait() {
 		c.checkNothingWaits()
 	}
 }
@@ -53,6 +61,12 @@ type storeCheck struct {
 	links   map[blockID][]blockID // of the merged blocks that are here
 	covers  map[blockID][]blockID // by snapshots
 	covered map[blockID]bool      // reached from a head or root
+}
+
+func newStoreCheck(t *testing.T, r *replica) *storeCheck {
+	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), links: make(map[blockID][]blockID), covers: make(map[blockID][]blockID), covered: make(map[blockID]bool)}
+	c.readMarks()
+	return c
 }
 
 func (c *storeCheck) readMarks() {
@@ -184,6 +198,67 @@ func (c *storeCheck) checkClaims() {
 	}
 }
 
+// checkWaiters checks that each block that is missing, or pending, or of which its
+// parents have still to be told, is known to those that wait for it.
+func (c *storeCheck) checkWaiters(f *frontier) {
+	dag := newDAGChange(c.r.Datastore.store, f, 0)
+	waits := make(map[blockID]int) // for how many others a block waits
+	told := make(map[blockID]bool) // it is pending, and has to be told that it is stranded
+	under := make(map[blockID]bool)
+	for _, child := range c.waitedFor() {
+		_, queued, err := dag.store.get(ctx, dag.store.keys.queued(child))
+		c.r.must(err)
+		m := c.mark(child)
+		if m.state != pending && !queued {
+			c.t.Errorf("others wait for block %s, which is %d and not queued", child.Cid(), m.state)
+		}
+		parents, err := dag.parents(ctx, child, math.MaxInt)
+		c.r.must(err)
+		for _, p := range parents {
+			above := c.mark(p)
+			if above.state != pending && above.state != stranded {
+				c.t.Errorf("block %s waits for %s, and is %d", p.Cid(), child.Cid(), above.state)
+			}
+			waits[p]++
+			told[p] = told[p] || m.state == refused || m.state == stranded
+			under[child] = under[child] || above.state == pending && above.tip.DAGName == m.tip.DAGName
+		}
+	}
+	for id, m := range c.marks {
+		if m.state != pending {
+			continue
+		}
+		if !told[id] && int(m.missing) != waits[id] {
+			c.t.Errorf("pending block %s waits for %d blocks, and is to wait for %d", id.Cid(), waits[id], m.missing)
+		}
+		if _, root := f.roots[id]; root && m.covered || !root && !m.covered && !under[id] {
+			c.t.Errorf("pending block %s: root %v, covered %v, below a pending one %v", id.Cid(), root, m.covered, under[id])
+		}
+	}
+}
+
+// waitedFor returns the blocks that others wait for.
+func (c *storeCheck) waitedFor() (ids []blockID) {
+	s := c.r.Datastore.store
+	for e, err := range s.rowsOf(ctx, s.keys.waiting+"/w", 1, true) {
+		c.r.must(err)
+		_, id, ok := splitID(e.Key)
+		if !ok {
+			c.t.Errorf("bad row of waiters %s", e.Key)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// mark returns what is known of a block.
+func (c *storeCheck) mark(id blockID) *mark {
+	if m := c.marks[id]; m != nil {
+		return m
+	}
+	return &mark{state: unknown}
+}
+
 func (c *storeCheck) checkNothingWaits() {
 	begun := make(map[string]bool)
 	for _, b := range c.r.begun() {
@@ -235,9 +310,11 @@ func (r *replica) mergeParts(m modelSet) {
 	}
 }
 
-func anyStranded(marks map[blockID]*mark) bool {
-	for _, m := range marks {
-		if m.state == stranded {
+// mayWait reports whether a block may wait for others: a stranded one too may have come
+// to be so while it did.
+func (c *storeCheck) mayWait() bool {
+	for _, m := range c.marks {
+		if m.state == pending || m.state == stranded {
 			return true
 		}
 	}

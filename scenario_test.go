@@ -72,6 +72,7 @@ func playScenario(t *testing.T, text string) string {
 		played.WriteString(line)
 		words := strings.Fields(line)
 		if len(words) > 0 && words[0] != "#" && s.run(words[0], words[1:]) {
+			checkRows(t, s.r)
 			played.WriteString(s.state())
 		}
 	}
