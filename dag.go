@@ -22,25 +22,61 @@ const anyHeight = math.MaxUint64
 
 // A dagChange is what one commit does to the shape of the DAGs: which blocks
 // are merged and which of them are complete, who waits for whom, and the
-// frontier. A block is complete when everything below it is merged; the news
-// spreads upward from child to parent. A dagChange belongs to the goroutine
-// that commits.
+// frontier. A child is what a block links to, and so the older of the two. A
+// dagChange belongs to the goroutine that commits.
+//
+// # What holds after each commit
+//
+// A child is settled when it is complete, refused or stranded: its mark will not
+// change, unless it is purged. Then its parents are told, each of them once.
+//
+//	waiters(c) = merged blocks that link to c, did not know it settled when they
+//	             came, and have not been told since
+//	missing(p) = |{c : p is in waiters(c)}|, of a pending p
+//	complete   = merged blocks with missing = 0, whose children are all complete
+//	stranded   = merged blocks that found, or were told of, a refused or stranded child
+//	pending    = the other merged blocks
+//	heads      = complete blocks to which no complete one of their DAG links
+//	roots      = pending blocks for which none of their DAG waits, and perhaps a few more
+//	untold     = settled blocks with waiters
+//	queue      = untold, unknown blocks with waiters, and those merged in parts
+//
+// Covered blocks are neither heads nor roots (mark.covered), and a purge hides blocks
+// from others while it takes them away (purge.go).
+//
+// # A cascade
+//
+//	  d           d is pending, missing 2: a root
+//	 / \
+//	b   c         b and c are pending, missing 1 each
+//	 \ /
+//	  a           a is unknown, in the queue, waiters(a) = {b, c}
+//
+// Now a is merged. It links to nothing, so it is complete, which is news for b and c.
+// When these have been told they are complete, and d is told twice. Then d is complete
+// as well, and a head in the place of a root. Had a been refused, all three would
+// be stranded.
+//
+// One commit looks at so many parents and links only (room). If there is room for b
+// alone, a is untold: it is in the queue again, for a restart, and the merger goes on
+// with it in its next commit. To do all in one commit would make it grow with the
+// history, and whoever can send a block could stop all writes for minutes.
 type dagChange struct {
 	store        *rowStore
 	heads, roots *tipsChange
-	marks        map[blockID]*mark
+	marks        map[blockID]*mark     // that were looked at, as they are now
 	links        map[blockID][]blockID // rows to put, or nil to remove
 	queue        map[blockID]*wanted   // rows to put, or nil to remove
-	waits        map[blockID]*waiters  // by the child
-	completed    []blockID
-	purge        *purge    // whose blocks count as not merged; may be nil
-	purged       []blockID // to be removed from the DAG service, which a row says; none: no more; nil: as before
-	news         []blockID // settled blocks whose parents have not been told
-	untold       []blockID // those that are left to later commits
-	takenUp      int       // how many the commit has taken over from earlier ones
-	room         int       // parents and links that may be looked at yet
-	wants        []wanted  // newly wanted
-	begunAnew    []string  // DAGs of which there is a new snapshot
+	waits        map[blockID]*waiters  // by the child: those that were looked at
+	completed    []blockID             // that were not complete before
+	purge        *purge                // whose blocks count as not merged; may be nil
+	purged       []blockID             // to be removed from the DAG service, which a row says; none: no more; nil: as before
+	news         []blockID             // settled blocks whose parents have not been told yet
+	untold       []blockID             // those of them that are left to later commits
+	takenUp      int                   // how many untold blocks of earlier commits it has looked at
+	room         int                   // parents and links that may be looked at yet
+	wants        []wanted              // of queue, when they were put there, but for hidden ones
+	begunAnew    []string              // DAGs of which there is a new snapshot
 
 	covers        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
 	mayHaveCovers bool                // the store may hold such rows
