@@ -34,6 +34,7 @@ type committer struct {
 	unsure     *commit   // the one whose write failed: it may have been made
 	tombstones bool      // the store may hold tombstones
 	claims     bool      // the store may hold claims of snapshots, and rows of what they cover
+	fewer      bool      // some of these rows have gone since they were looked for
 	untold     []blockID // settled blocks with queue rows, whose parents have still to be told
 	unread     bool      // there are more of these than find a place
 	spread     int       // maxSpread, but for tests
@@ -125,7 +126,7 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 	if err := c.frontier.load(ctx, c.store); err != nil {
 		return err
 	}
-	c.tombstones, c.claims = true, true
+	c.tombstones, c.claims, c.fewer = true, true, true
 	if err := c.lookInTurn(ctx); err != nil {
 		return err
 	}
@@ -155,6 +156,9 @@ func (c *committer) makeSureInTurn(ctx context.Context) error {
 // lookInTurn finds out whether there is still anything to look up for every
 // merged block: mostly there is not, and merging is faster.
 func (c *committer) lookInTurn(ctx context.Context) (err error) {
+	if !c.fewer {
+		return nil
+	}
 	if c.tombstones {
 		if c.tombstones, err = c.store.any(ctx, c.store.keys.tombstones); err != nil {
 			return err
@@ -163,6 +167,7 @@ func (c *committer) lookInTurn(ctx context.Context) (err error) {
 	if c.claims {
 		c.claims, err = c.store.any(ctx, c.store.keys.claims)
 	}
+	c.fewer = err != nil
 	return err
 }
 
@@ -257,8 +262,10 @@ func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
 
 // learnInTurn brings what is kept in memory in line with a commit.
 func (c *committer) learnInTurn(now *commit) {
-	c.tombstones = c.tombstones || now.set.leavesTombstones()
-	c.claims = c.claims || len(now.set.claims)+len(now.dag.covers) > 0
+	claims := len(now.set.claims)+len(now.dag.covers) > 0
+	c.tombstones = c.tombstones || now.set.setsTombstone(true)
+	c.claims = c.claims || claims
+	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
 	c.frontier.set(now.dag.heads.now, now.dag.roots.now)
 	for _, name := range now.dag.begunAnew {
 		c.skips.forget(name) // they would lead newcomers below the snapshot

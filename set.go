@@ -390,10 +390,10 @@ func (c *setChange) rows() []row {
 	return c.appendClaimRows(rows)
 }
 
-// leavesTombstones tells whether rows puts a tombstone.
-func (c *setChange) leavesTombstones() bool {
-	for _, put := range c.tombstones {
-		if put {
+// setsTombstone reports whether rows puts a tombstone, or removes one.
+func (c *setChange) setsTombstone(put bool) bool {
+	for _, p := range c.tombstones {
+		if p == put {
 			return true
 		}
 	}

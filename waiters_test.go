@@ -156,6 +156,24 @@ func TestMergesDoNotQuery(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a history with a tombstone for what nobody has", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			net := newTestNet()
+			a := net.newReplica(t)
+			b, queries := net.newCountingReplica(t)
+			id, err := blockIDOf(unavailable(0))
+			b.must(err)
+			b.awaitMerged(b.offer(net.node(), &pb.Delta{Priority: 1, Tombstones: tombstonesFor("/k", []blockID{id})}))
+			before := queries.Load()
+			for i := range 50 {
+				a.put("/k", fmt.Sprint(i))
+				synctest.Wait()
+			}
+			if n := queries.Load() - before; n > 0 {
+				t.Errorf("%d queries", n)
+			}
+		})
+	})
 	t.Run("updates", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			net := newTestNet()
