@@ -205,15 +205,10 @@ func (f *fetcher) arriveLocked(g *fetchGroup, h announced) bool {
 func (f *fetcher) merged(group []*arrival, missing map[blockID][]wanted) {
 	f.tell(func(s *scheduler, now time.Time) {
 		for _, a := range group {
-			a.missing.group.blocks++ // or it might end
-			s.drop(a.missing)
-		}
-		for _, a := range group {
 			for _, w := range missing[a.missing.id] {
 				s.want(now, a.missing.group, w)
 			}
-			a.missing.group.blocks--
-			a.missing.group.endIfDone()
+			s.drop(a.missing) // last: its group may end with it
 		}
 	})
 }

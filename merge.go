@@ -88,7 +88,7 @@ func (m *merger) mergeSmall() {
 	}
 }
 
-// collect takes along what else has arrived in the same lane.
+// collect takes along what else has arrived in the same size class.
 func (m *merger) collect(first *arrival) []*arrival {
 	m.committer.hooks.waitForRoom()
 	group, size := []*arrival{first}, first.size()
