@@ -265,7 +265,7 @@ func (s *blockStore) open(id blockID, raw []byte) (b *block, badLink, err error)
 	return b, badLink, nil
 }
 
-// judge reads a block and tells whether it may be merged. An error that is
+// judge reads a block and reports whether it may be merged. An error that is
 // ErrInvalidBlock is final.
 func (s *blockStore) judge(ctx context.Context, id blockID, raw []byte) (*block, error) {
 	b, err := s.decode(id, raw)
@@ -302,6 +302,6 @@ func (s *blockStore) session(ctx context.Context) (from ipld.NodeGetter, end con
 	return sessions.Session(ctx), cancel, true
 }
 
-// isFinal tells whether an error is about the block itself, so that asking
+// isFinal reports whether an error is about the block itself, so that asking
 // again cannot help.
 func isFinal(err error) bool { return errors.Is(err, ErrInvalidBlock) }

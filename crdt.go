@@ -183,7 +183,7 @@ func (d *Datastore) Get(ctx context.Context, key ds.Key) ([]byte, error) {
 	return recordValue(b)
 }
 
-// Has tells whether a key has a value.
+// Has reports whether a key has a value.
 func (d *Datastore) Has(ctx context.Context, key ds.Key) (bool, error) {
 	if err := d.enter(); err != nil {
 		return false, err

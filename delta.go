@@ -39,7 +39,7 @@ type Delta interface {
 	// for the unnamed one.
 	GetDagName() string
 	SetDagName(string)
-	// IsEmpty tells whether the delta changes nothing.
+	// IsEmpty reports whether the delta changes nothing.
 	IsEmpty() bool
 	// Unmarshal reads bytes that may come from a hostile peer. It must not
 	// keep them.
@@ -89,7 +89,7 @@ func randomTag() []byte {
 	return tag
 }
 
-// tag makes a delta that adds elements differ from every other, and tells whether
+// tag makes a delta that adds elements differ from every other, and reports whether
 // it did. A version is named by its block, and a tombstone must not remove the
 // equal one of another writer, or one that is put later. Deltas of users' own
 // types are theirs to tell apart.

@@ -52,7 +52,7 @@
 //   - A DAG has a name, mostly "". Named DAGs are for [MerkleCRDT.Publish].
 //     They have heads of their own but share one set of pairs.
 //
-// # The way data goes
+// # How data flows
 //
 //	crdt.go        Put, Delete, Batch              a message      broadcaster.go
 //	                       |                            |         pubsub_broadcaster.go
@@ -273,7 +273,7 @@
 //  7. Close runs the hooks that wait and sends what is to be announced, within
 //     10 seconds. Twice is harmless. Afterwards calls fail with [ErrClosed].
 //
-// A block that cannot be had holds up only the root above it. Requests that
+// A block that is unavailable holds up only the root above it. Requests that
 // are slow give up their slot, and failed ones are tried again with a growing
 // pause of at most Options.RebroadcastInterval, sooner when an unknown block is
 // announced or a peer joins. An announced block that fails 8 times before it

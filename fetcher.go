@@ -59,7 +59,7 @@ func (f *fetcher) startLocked(r *request) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	r.cancel = cancel
 	var s *session
-	if r.block.attempts == 0 { // what could not be had in its session is asked for outside it
+	if r.block.attempts == 0 { // what was unavailable in its session is asked for outside it
 		s = f.enterLocked(r.block.group)
 	}
 	l := r.block.link()

@@ -215,7 +215,7 @@ func (q *hookQueue) yield(ctx context.Context) {
 	}
 }
 
-// inHook tells whether the caller has been called by a hook, of whatever replica.
+// inHook reports whether the caller has been called by a hook, of whatever replica.
 //
 // Hooks get no context that could tell. But while one runs, call is on the stack of
 // its goroutine. To look there takes some microseconds, and is only done when the

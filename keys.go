@@ -27,12 +27,12 @@ func cleanKey(key string) (string, error) {
 	return "", fmt.Errorf("%w: %.100q is not valid UTF-8", ErrInvalidKey, key)
 }
 
-// holdsValue tells whether a clean key can hold a value.
+// holdsValue reports whether a clean key can hold a value.
 func holdsValue(clean string) bool {
 	return clean != "/" && len(clean) <= MaxKeyLength && utf8.ValidString(clean)
 }
 
-// isKey tells whether a key is clean and can hold a value.
+// isKey reports whether a key is clean and can hold a value.
 func isKey(key string) bool { return ds.NewKey(key).String() == key && holdsValue(key) }
 
 // maxDAGNameLength is the greatest length of a DAG's name in bytes.
@@ -131,7 +131,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 	}
 }
 
-// holds tells whether a row can be one of this datastore's.
+// holds reports whether a row can be one of this datastore's.
 func (k *keyspace) holds(row string) bool {
 	root := strings.TrimSuffix(k.namespace.String(), "/") + "/"
 	return strings.HasPrefix(row, root) && !strings.HasSuffix(row, "/")

@@ -171,7 +171,7 @@ func (o *oldStore) spoiled() *oldStore {
 	return c
 }
 
-// isOld tells whether the rows are those of a store that has to be migrated.
+// isOld reports whether the rows are those of a store that has to be migrated.
 func (o *oldStore) isOld() bool {
 	for _, r := range slices.Backward(o.Rows) { // the last of a name counts
 		if r.Key == "/crdt_version" {

@@ -235,14 +235,14 @@ func (s *faultyStore) heal() {
 	s.died, s.failed = false, false
 }
 
-// hasDied tells whether a write has found the store dead.
+// hasDied reports whether a write has found the store dead.
 func (s *faultyStore) hasDied() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.died
 }
 
-// failing tells whether a write has failed, or is about to.
+// failing reports whether a write has failed, or is about to.
 func (s *faultyStore) failing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -81,7 +81,7 @@ func (l *liar) block(d *pb.Delta, links ...cid.Cid) cid.Cid {
 	return l.forge(marshalDelta(l.t, d), links...)
 }
 
-// forged tells whether a block comes from here.
+// forged reports whether a block comes from here.
 func (l *liar) forged(id blockID) bool {
 	l.node.net.mu.Lock()
 	defer l.node.net.mu.Unlock()

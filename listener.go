@@ -101,7 +101,7 @@ func decodeBroadcast(data []byte) ([]announced, error) {
 	return []announced{{link: only}}, nil
 }
 
-// isCIDv0 tells whether a message is one CID of version 0. It also reads as a
+// isCIDv0 reports whether a message is one CID of version 0. It also reads as a
 // message with one field, which is none of ours.
 func isCIDv0(data []byte) bool { _, ok := blockIDIn(data); return ok }
 

@@ -38,7 +38,7 @@ const (
 	stranded                  // merged, but some history was refused: never a head
 )
 
-// merged tells whether the block's delta is in the set.
+// merged reports whether the block's delta is in the set.
 func (s markState) merged() bool { return s == complete || s == pending || s == stranded }
 
 var errBadMark = errors.New("crdt: the store holds a malformed block row")
@@ -113,7 +113,7 @@ func (s *rowStore) mark(ctx context.Context, id blockID) (*mark, error) {
 	return m, nil
 }
 
-// isMerged tells whether the store has a block's delta.
+// isMerged reports whether the store has a block's delta.
 func (s *rowStore) isMerged(ctx context.Context, id blockID) (bool, error) {
 	m, err := s.mark(ctx, id)
 	return err == nil && m.state.merged(), err

@@ -105,7 +105,7 @@ func (c *commit) rank(ctx context.Context, d Delta) error {
 	return nil
 }
 
-// IsProcessed tells whether a block has been merged. Of the CID it looks at the
+// IsProcessed reports whether a block has been merged. Of the CID it looks at the
 // multihash alone.
 func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 	if err := m.enter(); err != nil {

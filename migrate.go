@@ -155,7 +155,7 @@ func (m *migration) moveVersions(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.oldSet, func(e query.Entry) error {
 		key, id, ok := splitID(e.Key)
 		if !ok || !isKey(key) {
-			m.log.Warnf("migration leaves out %q: it is no version of a key", e.Key)
+			m.log.Warnf("migration leaves out %q: it is not a version of a key", e.Key)
 			return nil
 		}
 		dead, err := m.store.Has(ctx, m.store.keys.tombstone(key, id))

@@ -533,7 +533,7 @@ func (r *replica) openLocally(migrated bool) error {
 	return r.Close()
 }
 
-// namesARow tells whether an error says which row is to blame, or which row's
+// namesARow reports whether an error says which row is to blame, or which row's
 // block.
 func namesARow(err error, rows map[string]string) bool {
 	for key := range rows {

@@ -129,7 +129,7 @@ func (m *migration) flattenMarks(ctx context.Context) error {
 		row := ds.RawKey(m.store.keys.blocks + e.Key)
 		switch mark, err := decodeMark(e.Value); {
 		case err != nil:
-			m.log.Warnf("%s is no mark, and taken for that of a merged block: %s", row, err)
+			m.log.Warnf("%s is not a mark, and is taken for that of a merged block: %s", row, err)
 			m.put(row, []byte{})
 		case mark.state == refused:
 			m.remove(row)

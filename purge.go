@@ -89,7 +89,7 @@ type foundBlock struct {
 	below int           // how many that it links to are still to be purged
 }
 
-// hides tells whether a block counts as not merged. There may be no purge.
+// hides reports whether a block counts as not merged. There may be no purge.
 func (p *purge) hides(id blockID) bool { return p != nil && p.hidden[id] }
 
 // shown returns the tips that count.

@@ -61,7 +61,7 @@ func (s *rowStore) pushDown(q query.Query) (rows, rest query.Query) {
 	return rows, rest
 }
 
-// isKeyOrder tells whether an order is one that every store has right. Badger's
+// isKeyOrder reports whether an order is one that every store has right. Badger's
 // datastore finds nothing under a prefix in descending order.
 func isKeyOrder(o query.Order) bool {
 	switch o.(type) {

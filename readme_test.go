@@ -71,7 +71,7 @@ func TestReadmeListsAllOptionsAndTheirDefaults(t *testing.T) {
 	}
 }
 
-// isDefault tells whether a cell of the table describes a value.
+// isDefault reports whether a cell of the table describes a value.
 func isDefault(text string, value any) bool {
 	switch v := value.(type) {
 	case time.Duration:

@@ -114,7 +114,7 @@ type loser struct {
 	beatenBy *blockID // the value has been read, and lost to that of this block; it is not held
 }
 
-// mayHave tells whether a loser has some priority at least, as far as is known.
+// mayHave reports whether a loser has some priority at least, as far as is known.
 func (l *loser) mayHave(least uint64) bool { return l.unranked || l.priority >= least }
 
 // A stored loser is empty when nothing is known, and otherwise
@@ -149,7 +149,7 @@ func decodeLoser(id blockID, b []byte) (*loser, error) {
 	return l, nil
 }
 
-// same tells whether two records would be stored alike.
+// same reports whether two records would be stored alike.
 func (r *record) same(o *record) bool {
 	return r.id == o.id && r.losers == o.losers && r.low == o.low && r.unresolved == o.unresolved && r.keepValue == o.keepValue && sameValue(&r.version, &o.version)
 }

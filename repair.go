@@ -36,7 +36,7 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 // Repair reads every block below the heads and merges those that have not
 // been, or refuses those that break a rule, and leaves alone what lies below these.
 // It keeps the CIDs of all blocks in memory while it runs. When all is well it marks the datastore clean; when
-// blocks could not be had, it returns an error and leaves the datastore as dirty
+// blocks are unavailable, it returns an error and leaves the datastore as dirty
 // as it was. It waits for another Repair or PurgeDAG that is going on, and must
 // not be called by a hook.
 func (d *Datastore) Repair(ctx context.Context) error {
@@ -71,7 +71,7 @@ func (d *Datastore) MarkClean(ctx context.Context) {
 	}
 }
 
-// IsDirty tells whether a repair is due.
+// IsDirty reports whether a repair is due.
 func (d *Datastore) IsDirty(ctx context.Context) bool {
 	if d.enter() != nil {
 		return false
@@ -255,7 +255,7 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 	})
 }
 
-// covered tells whether a block of the same DAG has been merged above a missed
+// covered reports whether a block of the same DAG has been merged above a missed
 // one, which then must not become a head. What cannot be read is taken for one.
 func (r *repairer) covered(ctx context.Context, m *missed, dagName string) bool {
 	return slices.ContainsFunc(m.above, func(id blockID) bool {

@@ -48,7 +48,7 @@ func newSetChange(store *rowStore, mayHaveTombstones, mayHaveClaims bool) *setCh
 	}
 }
 
-// merge applies a delta that came in block id. merged tells whether a block
+// merge applies a delta that came in block id. merged reports whether a block
 // has been merged.
 func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merged func(blockID) (bool, error)) error {
 	if err := c.dropClaims(ctx, id); err != nil {
@@ -86,7 +86,7 @@ func (c *setChange) add(ctx context.Context, key string, v version) error {
 }
 
 // takeTombstone removes the tombstone of a version whose block is being
-// merged, and tells whether there was one.
+// merged, and reports whether there was one.
 func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, error) {
 	found, err := c.hasTombstone(ctx, n)
 	if found {
@@ -95,7 +95,7 @@ func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, err
 	return found, err
 }
 
-// hasTombstone tells whether there is, or was before this commit, a tombstone of
+// hasTombstone reports whether there is, or was before this commit, a tombstone of
 // a version.
 func (c *setChange) hasTombstone(ctx context.Context, n versionName) (bool, error) {
 	if _, ok := c.tombstones[n]; ok {
@@ -250,7 +250,7 @@ func (c *setChange) live(ctx context.Context, key string, least uint64) ([]block
 	return ids, nil
 }
 
-// isLive tells whether a version of a key is live.
+// isLive reports whether a version of a key is live.
 func (c *setChange) isLive(ctx context.Context, k *keyChange, id blockID) (bool, error) {
 	if k.wonBy(id) {
 		return true, nil
@@ -356,7 +356,7 @@ func (c *setChange) complete(k *keyChange, l *loser) bool {
 	return true
 }
 
-// isBeatenBy tells whether what a loser has lost to is among the candidates. Then
+// isBeatenBy reports whether what a loser has lost to is among the candidates. Then
 // it cannot win, and its value is not needed.
 func (l *loser) isBeatenBy(candidates []*loser) bool {
 	return l.beatenBy != nil && slices.ContainsFunc(candidates, func(o *loser) bool { return o.id == *l.beatenBy })
@@ -452,10 +452,10 @@ func (k *keyChange) setLoser(id blockID, l *loser) {
 	k.low = k.low && (l == nil || !l.mayHave(maxPriority))
 }
 
-// lowStored tells whether the losers in the store are all below maxPriority.
+// lowStored reports whether the losers in the store are all below maxPriority.
 func (k *keyChange) lowStored() bool { return k.before != nil && k.before.low }
 
-// reachesTop tells whether one of the commit is not.
+// reachesTop reports whether one of the commit is not.
 func (k *keyChange) reachesTop() bool {
 	for _, l := range k.losers {
 		if l != nil && l.known && l.priority >= maxPriority {
@@ -581,7 +581,7 @@ func (k *keyChange) event() event {
 	return e
 }
 
-// stillWins tells whether the winner is the one it was before.
+// stillWins reports whether the winner is the one it was before.
 func (k *keyChange) stillWins(before *record) bool {
 	if before.unresolved {
 		return k.winner == winnerUnresolved || sameValue(k.win, &before.version)

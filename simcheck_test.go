@@ -54,7 +54,7 @@ func (s *simulation) converge() {
 }
 
 // remind has everybody hear of the blocks that no replica may announce.
-// A block that could not be had is given up until it is announced again.
+// A block that is unavailable is given up until it is announced again.
 func (s *simulation) remind() {
 	s.reminded = time.Now()
 	s.foreign.announceTips()
@@ -74,7 +74,7 @@ func (s *simulation) converged() bool {
 	return true
 }
 
-// hooksRun tells whether no hook is running or waiting.
+// hooksRun reports whether no hook is running or waiting.
 func (r *simReplica) hooksRun() bool {
 	r.hooks.mu.Lock()
 	defer r.hooks.mu.Unlock()

@@ -198,7 +198,7 @@ func (r *simReplica) states() map[blockID]markState {
 	return states
 }
 
-// torn tells whether a commit was cut off: reads may see half of it until the
+// torn reports whether a commit was cut off: reads may see half of it until the
 // next commit.
 func (r *simReplica) torn() bool {
 	found, err := r.store.Has(ctx, r.Datastore.store.keys.redo)

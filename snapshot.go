@@ -56,7 +56,7 @@ func (c *deltaContent) readClaims() {
 // asSnapshot takes the links of a block for those of a snapshot.
 func (b *block) asSnapshot() { b.links, b.skips, b.covers = nil, 0, b.links }
 
-// isSnapshot tells whether a node's delta is a snapshot, without decoding it.
+// isSnapshot reports whether a node's delta is a snapshot, without decoding it.
 func (s *blockStore) isSnapshot(raw []byte) (is bool) {
 	if _, ours := s.newDelta().(*pbDelta); !ours {
 		return false

@@ -48,7 +48,7 @@ func newRowStore(ctx context.Context, store ds.Datastore, keys *keyspace) (*rowS
 	return s, err
 }
 
-// hasAtomicBatch tells whether a store, and every store that it wraps, has
+// hasAtomicBatch reports whether a store, and every store that it wraps, has
 // batches that can be atomic. go-datastore's basic batch is not: it writes its
 // rows one by one, in any order.
 func hasAtomicBatch(ctx context.Context, store ds.Datastore) (bool, error) {
@@ -119,7 +119,7 @@ func (s *rowStore) rowsOf(ctx context.Context, prefix string, parts int, keysOnl
 	}
 }
 
-// any tells whether there is a row under a prefix, of whatever kind.
+// any reports whether there is a row under a prefix, of whatever kind.
 func (s *rowStore) any(ctx context.Context, prefix string) (bool, error) {
 	for _, err := range s.rows(ctx, prefix, true, 1) {
 		return true, err // an error leaves it open
@@ -144,7 +144,7 @@ func (s *rowStore) write(ctx context.Context, rows []row) error {
 	return s.finish(ctx, rows)
 }
 
-// holds tells whether rows are as a write would have left them.
+// holds reports whether rows are as a write would have left them.
 func (s *rowStore) holds(ctx context.Context, rows []row) (bool, error) {
 	for _, r := range rows {
 		value, found, err := s.get(ctx, r.key)

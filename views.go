@@ -24,7 +24,7 @@ type Set interface {
 	Element(ctx context.Context, key string) ([]byte, error)
 	// Elements returns the pairs that match a query.
 	Elements(ctx context.Context, q query.Query) (query.Results, error)
-	// InSet tells whether a key has a value.
+	// InSet reports whether a key has a value.
 	InSet(ctx context.Context, key string) (bool, error)
 }
 
@@ -70,7 +70,7 @@ func (s setView) Merge(ctx context.Context, d Delta, id string) error {
 	}
 	b, ok := parseDsKey(id)
 	if !ok {
-		return fmt.Errorf("crdt: %q is no block id", id)
+		return fmt.Errorf("crdt: %q is not a block id", id)
 	}
 	return s.d.committer.do(ctx, func(c *commit) error {
 		return c.mergeSet(ctx, b, content)

@@ -341,7 +341,7 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	}
 }
 
-// heardOf tells whether a block is known, or claimed to be there.
+// heardOf reports whether a block is known, or claimed to be there.
 func (c *commit) heardOf(ctx context.Context, id blockID) (bool, error) {
 	m, err := c.dag.mark(ctx, id)
 	if err != nil || m.state != unknown {
