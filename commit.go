@@ -237,6 +237,9 @@ func (c *commit) finish(ctx context.Context) error {
 	if err := c.dag.spread(ctx); err != nil {
 		return err
 	}
+	if invariants {
+		c.check()
+	}
 	c.rows = append(append(c.set.rows(), c.dag.rows()...), c.rows...)
 	if len(c.rows) == 0 {
 		c.committer.learnInTurn(c)
