@@ -81,13 +81,15 @@ func (x *race) often(perSecond int, f func(l *liar)) {
 
 func (x *race) finish() { close(x.end); synctest.Wait() }
 
-// deadLinks offers a block with links that nobody has.
-func deadLinks(l *liar, links int) cid.Cid {
-	ids := make([]blockID, links)
-	for i := range ids {
-		binary.BigEndian.PutUint64(ids[i][:], uint64(l.next()))
+// deadLinks offers a block with links that nobody has, and with some others.
+func deadLinks(l *liar, links int, others ...blockID) cid.Cid {
+	ids := others
+	for range links {
+		var id blockID
+		binary.BigEndian.PutUint64(id[:], uint64(l.next()))
+		ids = append(ids, id)
 	}
-	raw, err := encodeNode(marshalDelta(l.t, &pb.Delta{Priority: 2, Elements: l.unlike()}), ids, 0)
+	raw, err := encodeNode(marshalDelta(l.t, &pb.Delta{Priority: 1 << 40, Elements: l.unlike()}), ids, 0)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -116,6 +118,44 @@ func eachOffers(links int) func(*race) {
 	}
 }
 
+// eachOffersHistory has each liar offer a block with dead links, and links to all blocks of
+// the honest history.
+func eachOffersHistory(links int) func(*race) {
+	return func(x *race) {
+		for _, l := range x.liars {
+			var ids []blockID
+			for _, c := range x.history {
+				id, err := blockIDOf(c)
+				if err != nil {
+					x.t.Fatal(err)
+				}
+				ids = append(ids, id)
+			}
+			deadLinks(l, links, ids...)
+		}
+	}
+}
+
+// eachAnnouncesHistory has each liar announce the newest honest block among many that
+// nobody has, with or without its bytes.
+func eachAnnouncesHistory(inline bool) func(*race) {
+	return func(x *race) {
+		newest := x.history[len(x.history)-1]
+		for _, l := range x.liars {
+			msg := &pb.CRDTBroadcast{}
+			for range maxHeadsPerMessage - 1 {
+				msg.Heads = append(msg.Heads, &pb.Head{Cid: l.nobodyHas().Bytes()})
+			}
+			h := &pb.Head{Cid: newest.Bytes()}
+			if inline {
+				h.Block = x.honest.blocks[newest]
+			}
+			msg.Heads = append(msg.Heads, h)
+			l.say(mustMarshal(x.t, msg))
+		}
+	}
+}
+
 func eachSays(perSecond int, f func(*liar)) func(*race) {
 	return func(x *race) { x.often(perSecond, f) }
 }
@@ -130,6 +170,11 @@ var unfair = []struct {
 	{"5,000 dead links", 1, eachOffers(5000)},
 	{"50,000 dead links", 1, eachOffers(50_000)},
 	{"2,000 dead links of each of twenty", 20, eachOffers(2000)},
+	{"10,000 dead links beside those to the history", 1, eachOffersHistory(10_000)},
+	{"2,000 dead links beside those to the history of each of twenty", 20, eachOffersHistory(2000)},
+	{"the newest block announced among 2,047 that nobody has", 1, eachAnnouncesHistory(false)},
+	{"the newest block announced so by each of twenty", 20, eachAnnouncesHistory(false)},
+	{"the newest block inline among 2,047 that nobody has", 1, eachAnnouncesHistory(true)},
 	{"300 announcements a second of nothing", 1, eachSays(300, nobodyHas)},
 	{"15 announcements a second of each of twenty", 20, eachSays(15, nobodyHas)},
 	{"200 real blocks a second on dead links", 1, eachSays(200, realOnDead)},

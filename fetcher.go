@@ -101,7 +101,7 @@ func (f *fetcher) readRows() {
 
 // fetch makes a request: it gets a block and hands it to the merger.
 func (f *fetcher) fetch(ctx context.Context, r *request, l link, s *session) {
-	raw, err := f.get(ctx, l, r.block.group, s)
+	raw, err := f.get(ctx, l, r.group, s)
 	if err == nil {
 		err = f.bring(ctx, r, raw)
 	}
@@ -174,7 +174,7 @@ func (f *fetcher) announce(heads []announced) {
 	f.tell(func(s *scheduler, now time.Time) {
 		g := s.newGroup()
 		for _, h := range heads {
-			if h.arrival == nil || !f.arriveLocked(g, h) {
+			if h.arrival == nil || !f.arriveLocked(h) {
 				s.announce(g, h.link)
 			}
 		}
@@ -185,9 +185,9 @@ func (f *fetcher) announce(heads []announced) {
 
 // arriveLocked hands a block that came inline to the merger. If the merger is
 // behind, or has it already, the block is announced like others.
-func (f *fetcher) arriveLocked(g *fetchGroup, h announced) bool {
+func (f *fetcher) arriveLocked(h announced) bool {
 	a := h.arrival
-	a.inline, a.missing = true, &missingBlock{id: h.id, group: g}
+	a.inline, a.missing = true, &missingBlock{id: h.id, group: f.scheduler.newGroup()}
 	if old := f.scheduler.missing[h.id]; old == nil || old.state != arrived {
 		select {
 		case a.room.class.queue <- a:

@@ -63,12 +63,21 @@ func (b *missingBlock) linked(v0 bool) { b.either = b.either || b.v0 != v0 }
 // link is how to ask for the block at this attempt.
 func (b *missingBlock) link() link { return link{b.id, b.v0 != (b.either && b.attempts%2 == 1)} }
 
+// before reports whether a block is asked for before another of its group: news before
+// history, but first what has not been tried.
+func (b *missingBlock) before(o *missingBlock) bool {
+	if b.attempts != o.attempts {
+		return b.attempts < o.attempts
+	}
+	return b.height > o.height
+}
+
 // urgent reports whether the block keeps room or values from others as long as it
 // waits.
 func (b *missingBlock) urgent() bool { return b.holds.class != nil || b.values != nil }
 
-// A fetchGroup is the blocks that one announcement leads to. They share a session
-// and a turn.
+// A fetchGroup is the blocks that one announcement leads to, or one block that came
+// among lies. They share a session and a turn.
 type fetchGroup struct {
 	blocks  int // not merged yet
 	came    int // as answers to requests

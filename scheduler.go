@@ -66,12 +66,17 @@ const (
 //
 // Among groups of which nothing has come, most turns are those of the newest: an
 // announcement is asked for at once, though thousands of dead ones may wait. An
-// announcement that is repeated makes its group the newest again, and a block that a
-// more hopeful group wants as well is taken over by that. To serve only the newest
+// announcement that is repeated makes its group the newest again. To serve only the newest
 // would starve whoever is not, and to serve them in turn alone makes updates wait for
 // all lies before them. As such requests keep their slots for haste, some 400 a second
 // can be made. Beyond that a new history has to be announced several times until it is
 // under way.
+//
+// A liar can announce an honest block, or link to it, beside thousands of dead ones.
+// That keeps it in bad company until somebody better wants it: a more hopeful group
+// that links to it takes it over, and so does a smaller announcement. If it comes
+// first, it leaves with what is below it, as a group of its own. So does a block that
+// is inline. Within a group, what has failed waits for what has not been tried.
 //
 // A block that has been fetched and finds no room in memory is not kept
 // (sizeclass.go). It is asked for again when room is held for it, and then goes
@@ -121,7 +126,7 @@ type pool struct {
 func newScheduler(slots int, maxBackoff time.Duration) *scheduler {
 	s := &scheduler{slots: slots, maxBackoff: maxBackoff, missing: make(map[blockID]*missingBlock)}
 	for _, p := range s.pools() {
-		p.before = func(a, b *missingBlock) bool { return a.height > b.height }
+		p.before = (*missingBlock).before
 		p.size, p.patience = slots/4, patience
 	}
 	s.proven.size = slots - slots/4
@@ -138,6 +143,9 @@ func (s *scheduler) newGroup() *fetchGroup { return &fetchGroup{pool: &s.unknown
 func (s *scheduler) announce(g *fetchGroup, l link) {
 	if b := s.missing[l.id]; b != nil {
 		b.linked(l.v0)
+		if g.blocks < b.group.blocks { // or it might wait behind lies that were announced with it
+			s.adopt(g, b)
+		}
 		s.promote(b.group)
 		return
 	}
@@ -166,7 +174,9 @@ func (s *scheduler) want(now time.Time, g *fetchGroup, w wanted) {
 		b.linked(w.v0)
 		b.queued = true
 		s.unlist(b)
-		s.adopt(g, b)
+		if g.pool != &s.unknown {
+			s.adopt(g, b)
+		}
 		return
 	}
 	if len(s.missing) >= maxMissing {
@@ -178,23 +188,24 @@ func (s *scheduler) want(now time.Time, g *fetchGroup, w wanted) {
 	s.wait(s.add(&missingBlock{id: w.id, group: g, height: w.height, v0: w.v0, queued: true}))
 }
 
-// adopt takes a block into a group that is linked to it, so that it need not wait
-// among those that nobody may have.
+// adopt takes a block into a group that is linked to it, or announced with less, so
+// that it need not wait among those that nobody may have.
 func (s *scheduler) adopt(g *fetchGroup, b *missingBlock) {
-	if b.state != waiting && b.state != parked || b.group.pool != &s.unknown || g.pool == &s.unknown {
+	if b.state != waiting && b.state != parked || b.group.pool != &s.unknown {
 		return
 	}
-	if b.doubted {
-		b.doubted = false
-		b.group.doubted--
-	}
-	b.group.blocks--
-	b.group.endIfDone()
-	b.group = g
-	g.blocks++
+	s.regroup(b, g)
 	if b.state == waiting {
 		s.wait(b)
 	}
+}
+
+func (s *scheduler) regroup(b *missingBlock, to *fetchGroup) {
+	s.trust(b)
+	b.group.blocks--
+	b.group.endIfDone()
+	b.group = to
+	to.blocks++
 }
 
 // displace makes room for a block of a group: in the place of one that failed,
@@ -297,14 +308,20 @@ func (s *scheduler) answered(r *request) bool {
 	}
 	s.become(b, arrived)
 	s.unlist(b)
-	b.group.came++
-	if b.doubted {
-		b.doubted = false
-		b.group.doubted--
+	s.trust(b)
+	s.credit(b.group)
+	if b.group.came < b.group.doubted { // mostly lies
+		s.regroup(b, s.newGroup())
+		s.credit(b.group)
 	}
-	s.classify(b.group)
 	s.promote(b.group)
 	return true
+}
+
+// credit notes that a block of a group has come.
+func (s *scheduler) credit(g *fetchGroup) {
+	g.came++
+	s.classify(g)
 }
 
 // doubt notes that a block has been asked for in vain.
@@ -313,6 +330,14 @@ func (s *scheduler) doubt(b *missingBlock) {
 		b.doubted = true
 		b.group.doubted++
 		s.classify(b.group)
+	}
+}
+
+// trust takes that back: it has come, or is another group's to ask for.
+func (s *scheduler) trust(b *missingBlock) {
+	if b.doubted {
+		b.doubted = false
+		b.group.doubted--
 	}
 }
 

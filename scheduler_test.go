@@ -321,3 +321,52 @@ func (x *schedulerChaos) merge() {
 		}
 	}
 }
+
+// A block that comes though little else of its group does has a group of its own, so that
+// what is below it need not wait among lies.
+func TestBlockThatComesLeavesHopelessGroup(t *testing.T) {
+	s := newSchedulerTest(t, 160)
+	lies := s.newGroupOf(20)
+	for range 20 {
+		s.ask()
+		s.pass(haste)
+	}
+	first := s.open[0]
+	b := first.block
+	if !s.answered(first) || b.group == lies || b.group.pool != &s.hopeful {
+		t.Fatal("it is still among them")
+	}
+	s.ended(s.now, first, false)
+	s.scheduler.check()
+	s.wants(b.group, 1)
+	s.drop(b)
+	for _, r := range s.ask() {
+		if r.group == b.group {
+			return
+		}
+	}
+	t.Error("what it links to waits")
+}
+
+// What is announced again with less company goes into the smaller group.
+func TestAnnouncedBlockLeavesLargerGroup(t *testing.T) {
+	s := newSchedulerTest(t, 32)
+	s.newGroupOf(1000)
+	honest := link{id: testIDOf(s.made)}
+	again := s.newGroup()
+	s.announce(again, honest)
+	if again.blocks != 1 {
+		t.Error("it is still among others")
+	}
+	s.announce(s.newGroupOf(1000), honest)
+	if again.blocks != 1 {
+		t.Error("it has been taken into a larger group")
+	}
+	s.scheduler.check()
+	for _, r := range s.ask() {
+		if r.group == again {
+			return
+		}
+	}
+	t.Error("it waits")
+}
