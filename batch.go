@@ -19,17 +19,17 @@ type changes struct {
 // fewChanges are looked through faster than a map.
 const fewChanges = 8
 
-// A change is what happens to one key: first, if clear is set, the versions
+// A change is what happens to one key: first, if remove is set, the versions
 // that are there are removed, and then, if put is set, a value is added.
 type change struct {
-	key        string
-	value      []byte
-	clear, put bool
+	key         string
+	value       []byte
+	remove, put bool
 }
 
 func (c *change) size() int {
 	size := 0
-	if c.clear {
+	if c.remove {
 		size += tombstoneSize(c.key)
 	}
 	if c.put {
@@ -43,7 +43,7 @@ func (c *changes) put(key string, value []byte) {
 }
 
 func (c *changes) delete(key string) {
-	c.update(key, func(ch *change) { ch.clear, ch.put, ch.value = true, false, nil })
+	c.update(key, func(ch *change) { ch.remove, ch.put, ch.value = true, false, nil })
 }
 
 func (c *changes) update(key string, f func(*change)) {
@@ -93,7 +93,7 @@ func (c *changes) keys() []string {
 // add adds later changes.
 func (c *changes) add(later *changes) {
 	for _, ch := range later.list {
-		if ch.clear {
+		if ch.remove {
 			c.delete(ch.key)
 		}
 		if ch.put {
@@ -102,22 +102,22 @@ func (c *changes) add(later *changes) {
 	}
 }
 
-// fit reports a change that is too large for a block with that much room.
-func (c *changes) fit(room int) error {
-	if c.size <= room {
+// fit reports a change that is too large for a block with such an element budget.
+func (c *changes) fit(budget int) error {
+	if c.size <= budget {
 		return nil
 	}
 	for _, ch := range c.list {
-		if err := ch.fit(room); err != nil {
+		if err := ch.fit(budget); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *change) fit(room int) error {
-	if size := c.size(); size > room {
-		return fmt.Errorf("%w: %s needs %d bytes, and Options.MaxBlockSize leaves %d", ErrTooLarge, c.key, size, room)
+func (c *change) fit(budget int) error {
+	if size := c.size(); size > budget {
+		return fmt.Errorf("%w: %s needs %d bytes, and Options.MaxBlockSize leaves %d", ErrTooLarge, c.key, size, budget)
 	}
 	return nil
 }

@@ -46,8 +46,8 @@ const linkSize = 48
 // a priority, and lengths.
 const frameSize = 64
 
-// room is how many bytes of elements fit a block of a DAG with that many heads.
-func (s *blockStore) room(dagName string, heads int) int {
+// elementBudget is how many bytes of elements fit a block of a DAG with that many heads.
+func (s *blockStore) elementBudget(dagName string, heads int) int {
 	return s.maxSize - frameSize - len(dagName) - (min(heads, s.maxLinks())+maxSkips)*linkSize
 }
 

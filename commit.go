@@ -30,18 +30,18 @@ type committer struct {
 	turn chan struct{} // holds one token; whoever takes it may commit
 
 	// Owned by the holder of the turn:
-	stale      bool      // a write failed, and the store must be looked at again
-	unsure     *commit   // the one whose write failed: it may have been made
-	tombstones bool      // the store may hold tombstones
-	claims     bool      // the store may hold claims of snapshots, and rows of what they cover
-	fewer      bool      // some of these rows have gone since they were looked for
-	untold     []blockID // settled blocks with queue rows, whose parents have still to be told
-	unread     bool      // there are more of these than find a place
-	spread     int       // maxSpread, but for tests
-	uncovers   int       // maxValueBytes, likewise
-	purge      *purge    // that is going on, or nil
-	skips      skips
-	voids      boundedLog
+	stale             bool      // a write failed, and the store must be looked at again
+	unsure            *commit   // the one whose write failed: it may have been made
+	mayHaveTombstones bool      // in the store
+	mayHaveClaims     bool      // in the store, or rows of what snapshots cover
+	fewer             bool      // some of these rows have gone since they were looked for
+	untold            []blockID // settled blocks with queue rows, whose parents have still to be told
+	unread            bool      // there are more of these than find a place
+	spread            int       // maxSpread, but for tests
+	uncovers          int       // maxValueBytes, likewise
+	purge             *purge    // that is going on, or nil
+	skips             skips
+	voids             boundedLog
 }
 
 // maxUntold is how many untold blocks are kept in memory, in terms of what one commit
@@ -110,24 +110,24 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	}
 	now := &commit{
 		committer: c,
-		set:       newSetChange(c.store, c.tombstones, c.claims),
+		set:       newSetChange(c.store, c.mayHaveTombstones, c.mayHaveClaims),
 		dag:       newDAGChange(c.store, c.frontier, c.spread),
 	}
 	now.set.purge, now.dag.purge = c.purge, c.purge
-	now.dag.mayHaveCovers = c.claims
+	now.dag.mayHaveCovers = c.mayHaveClaims
 	return now, nil
 }
 
 // reloadInTurn brings what is kept in memory in line with the store.
 func (c *committer) reloadInTurn(ctx context.Context) error {
-	if err := c.store.recover(ctx); err != nil {
+	if err := c.store.redo(ctx); err != nil {
 		return err
 	}
 	if err := c.frontier.load(ctx, c.store); err != nil {
 		return err
 	}
-	c.tombstones, c.claims, c.fewer = true, true, true
-	if err := c.lookInTurn(ctx); err != nil {
+	c.mayHaveTombstones, c.mayHaveClaims, c.fewer = true, true, true
+	if err := c.refreshInTurn(ctx); err != nil {
 		return err
 	}
 	if err := c.makeSureInTurn(ctx); err != nil {
@@ -153,19 +153,19 @@ func (c *committer) makeSureInTurn(ctx context.Context) error {
 	return nil
 }
 
-// lookInTurn finds out whether there is still anything to look up for every
+// refreshInTurn finds out whether there is still anything to look up for every
 // merged block: mostly there is not, and merging is faster.
-func (c *committer) lookInTurn(ctx context.Context) (err error) {
+func (c *committer) refreshInTurn(ctx context.Context) (err error) {
 	if !c.fewer {
 		return nil
 	}
-	if c.tombstones {
-		if c.tombstones, err = c.store.any(ctx, c.store.keys.tombstones); err != nil {
+	if c.mayHaveTombstones {
+		if c.mayHaveTombstones, err = c.store.hasAny(ctx, c.store.keys.tombstones); err != nil {
 			return err
 		}
 	}
-	if c.claims {
-		c.claims, err = c.store.any(ctx, c.store.keys.claims)
+	if c.mayHaveClaims {
+		c.mayHaveClaims, err = c.store.hasAny(ctx, c.store.keys.claims)
 	}
 	c.fewer = err != nil
 	return err
@@ -266,8 +266,8 @@ func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
 // learnInTurn brings what is kept in memory in line with a commit.
 func (c *committer) learnInTurn(now *commit) {
 	claims := len(now.set.claims)+len(now.dag.covers) > 0
-	c.tombstones = c.tombstones || now.set.setsTombstone(true)
-	c.claims = c.claims || claims
+	c.mayHaveTombstones = c.mayHaveTombstones || now.set.setsTombstone(true)
+	c.mayHaveClaims = c.mayHaveClaims || claims
 	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
 	c.frontier.set(now.dag.heads.now, now.dag.roots.now)
 	for _, name := range now.dag.begunAnew {

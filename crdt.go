@@ -278,8 +278,8 @@ func (d *Datastore) cleanKey(key ds.Key) (string, error) {
 
 // checkPut refuses a value that would spoil the batch it is put into.
 func (d *Datastore) checkPut(key string, value []byte) error {
-	room := d.blocks.room("", d.frontier.width(""))
-	return (&change{key: key, value: value, put: true}).fit(room)
+	budget := d.blocks.elementBudget("", d.frontier.width(""))
+	return (&change{key: key, value: value, put: true}).fit(budget)
 }
 
 func (d *Datastore) write(ctx context.Context, c *changes) error {
@@ -330,7 +330,7 @@ func (d *Datastore) close() error {
 // settleStore leaves the store as the next New expects it.
 func (d *Datastore) settleStore(ctx context.Context) error {
 	if d.committer.stale { // nobody else commits any more
-		if err := d.store.recover(ctx); err != nil {
+		if err := d.store.redo(ctx); err != nil {
 			return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
 		}
 	}

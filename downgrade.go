@@ -61,7 +61,7 @@ func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyn
 const oldFormat = 1
 
 func mustExist(ctx context.Context, store *rowStore) error {
-	found, err := store.any(ctx, store.keys.namespace.String())
+	found, err := store.hasAny(ctx, store.keys.namespace.String())
 	if !found {
 		err = fmt.Errorf("crdt: there is no store below %s", store.keys.namespace)
 	}
@@ -79,7 +79,7 @@ func mustBeClosed(ctx context.Context, store *rowStore) error {
 // goBack begins with a store in which all is of formatVersion, or goes on.
 func (m *migration) goBack(ctx context.Context, stamp string) error {
 	if stamp == downgradingRow {
-		if err := m.store.recover(ctx); err != nil {
+		if err := m.store.redo(ctx); err != nil {
 			return err
 		}
 	} else if err := migrate(ctx, m.store, m.blocks, m.log); err != nil {
@@ -94,7 +94,7 @@ func (m *migration) goBack(ctx context.Context, stamp string) error {
 // markGaps marks the datastore dirty when something is missing in it.
 func (m *migration) markGaps(ctx context.Context) error {
 	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting, m.store.keys.roots} {
-		if gaps, err := m.store.any(ctx, prefix); err != nil {
+		if gaps, err := m.store.hasAny(ctx, prefix); err != nil {
 			return err
 		} else if gaps {
 			return m.markDirty(ctx)

@@ -42,7 +42,7 @@ type hookQueue struct {
 	events  []event
 	size    int           // of events, in bytes
 	taken   uint64        // how many events have been taken off
-	room    chan struct{} // closed when the queue is no longer full; nil: nobody waits
+	notFull chan struct{} // closed when the queue is not full any more; nil: nobody waits
 	running bool
 	workers sync.WaitGroup
 }
@@ -129,9 +129,9 @@ func (q *hookQueue) takeLocked() event {
 	q.events = q.events[1:]
 	q.size -= e.size()
 	q.taken++
-	if q.room != nil && !q.fullLocked() {
-		close(q.room)
-		q.room = nil
+	if q.notFull != nil && !q.fullLocked() {
+		close(q.notFull)
+		q.notFull = nil
 	}
 	return e
 }
@@ -151,25 +151,25 @@ func (q *hookQueue) call(e event) {
 	}
 }
 
-// full returns what is closed when there is room again, or nil if there is room,
-// and how many events have been taken off.
-func (q *hookQueue) full() (room <-chan struct{}, taken uint64) {
+// full returns what is closed when the queue is full no longer, or nil if it is not
+// full, and how many events have been taken off.
+func (q *hookQueue) full() (notFull <-chan struct{}, taken uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.fullLocked() {
 		return nil, q.taken
 	}
-	if q.room == nil {
-		q.room = make(chan struct{})
+	if q.notFull == nil {
+		q.notFull = make(chan struct{})
 	}
-	return q.room, q.taken
+	return q.notFull, q.taken
 }
 
-// waitForRoom blocks while the queue is full. It is for the merger.
-func (q *hookQueue) waitForRoom() {
+// waitWhileFull blocks while the queue is full. It is for the merger.
+func (q *hookQueue) waitWhileFull() {
 	q.run() // a hook that panicked may have left events to nobody
-	if room, _ := q.full(); room != nil {
-		<-room
+	if notFull, _ := q.full(); notFull != nil {
+		<-notFull
 	}
 }
 
@@ -195,20 +195,20 @@ func (q *hookQueue) await(ctx context.Context, told <-chan struct{}) {
 
 // yield lets the hooks catch up after a commit, unless it was made by a hook.
 func (q *hookQueue) yield(ctx context.Context) {
-	room, taken := q.full()
-	if room == nil || inHook() {
+	notFull, taken := q.full()
+	if notFull == nil || inHook() {
 		return
 	}
 	patience := time.NewTicker(hookPatience)
 	defer patience.Stop()
-	for before := taken; room != nil; before = taken {
+	for before := taken; notFull != nil; before = taken {
 		select {
-		case <-room:
+		case <-notFull:
 			return
 		case <-ctx.Done():
 			return
 		case <-patience.C:
-			if room, taken = q.full(); taken == before {
+			if notFull, taken = q.full(); taken == before {
 				return
 			}
 		}

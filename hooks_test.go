@@ -198,7 +198,7 @@ func blockedHooks(t *testing.T, ctx context.Context) (r *replica, put chan error
 	waitFor(t, "the Put to wait", func() bool {
 		r.hooks.mu.Lock()
 		defer r.hooks.mu.Unlock()
-		return r.hooks.room != nil
+		return r.hooks.notFull != nil
 	})
 	return r, put, sync.OnceFunc(func() { close(blocked) })
 }

@@ -52,7 +52,7 @@ func (m *merger) run() {
 			m.recheckStore()
 		case <-m.ctx.Done():
 		}
-		m.rest()
+		m.refreshWhenIdle()
 	}
 }
 
@@ -90,7 +90,7 @@ func (m *merger) mergeSmall() {
 
 // collect takes along what else has arrived in the same size class.
 func (m *merger) collect(first *arrival) []*arrival {
-	m.committer.hooks.waitForRoom()
+	m.committer.hooks.waitWhileFull()
 	group, size := []*arrival{first}, first.size()
 	for len(group) < maxGroupBlocks && size < maxGroupSize {
 		select {
@@ -308,13 +308,13 @@ func valuesOf(group []*arrival) map[versionName]*loser {
 	return all
 }
 
-// rest looks after what can wait until nothing is missing.
-func (m *merger) rest() {
+// refreshWhenIdle looks after what can wait until nothing is missing.
+func (m *merger) refreshWhenIdle() {
 	if !m.classes.empty() || m.fetcher.len() > 0 || m.committer.acquire(m.ctx) != nil {
 		return
 	}
 	defer m.committer.release()
-	if err := m.committer.lookInTurn(context.WithoutCancel(m.ctx)); err != nil {
+	if err := m.committer.refreshInTurn(context.WithoutCancel(m.ctx)); err != nil {
 		m.log.Warnf("looking at the store: %s", err)
 	}
 }

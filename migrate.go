@@ -45,7 +45,7 @@ func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log loggi
 	if err != nil {
 		return err
 	}
-	if err := store.recover(ctx); err != nil {
+	if err := store.redo(ctx); err != nil {
 		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
 	}
 	m := newMigration(store, blocks, log)
@@ -81,7 +81,7 @@ func (m *migration) run(ctx context.Context, version uint64) error {
 }
 
 func (m *migration) take(ctx context.Context, steps []func(context.Context) error) (err error) {
-	if m.losers, err = m.store.any(ctx, m.store.keys.losers); err != nil {
+	if m.losers, err = m.store.hasAny(ctx, m.store.keys.losers); err != nil {
 		return err
 	}
 	for _, step := range steps {

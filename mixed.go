@@ -29,11 +29,11 @@ func (m *migration) isMixed(ctx context.Context, stamp string) (bool, error) {
 	if stamp != ownRow {
 		return true, nil
 	}
-	mixed, err := m.store.any(ctx, m.store.keys.oldSet)
+	mixed, err := m.store.hasAny(ctx, m.store.keys.oldSet)
 	if mixed || err != nil {
 		return mixed, err
 	}
-	return m.store.any(ctx, m.store.keys.oldValues)
+	return m.store.hasAny(ctx, m.store.keys.oldValues)
 }
 
 // markDirty has a repair look for blocks that the old module lost track of.

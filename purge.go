@@ -286,7 +286,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 			size += order[n].size
 			n++
 		}
-		p.committer.hooks.waitForRoom()
+		p.committer.hooks.waitWhileFull()
 		blocks, err := p.read(ctx, order[:n])
 		if err != nil {
 			return removed, err

@@ -142,7 +142,7 @@ func (c *checkedWrite) checkDelta(made []*block) {
 			want[fmt.Sprintf("put %q=%q", ch.key, ch.value)]++
 		}
 		for _, v := range c.r.model.live(ch.key) {
-			if ch.clear || ch.put && v.priority >= maxPriority {
+			if ch.remove || ch.put && v.priority >= maxPriority {
 				want[fmt.Sprintf("remove %q of %s", ch.key, v.id.dsKey())]++
 			}
 		}
@@ -198,7 +198,7 @@ func (s *simulation) batch(r *simReplica) {
 // someChanges makes changes one after the other, and adds them to c.
 func (s *simulation) someChanges(c *changes) (list []change) {
 	for range 1 + s.rng.IntN(8) {
-		ch := change{key: s.key(), clear: true}
+		ch := change{key: s.key(), remove: true}
 		if s.rng.IntN(3) > 0 {
 			ch = change{key: s.key(), put: true, value: []byte(s.value())}
 			c.put(ch.key, ch.value)

@@ -18,7 +18,7 @@ import (
 //
 // A batch of the user's store is taken to be atomic. Where there is none, or
 // it may be too large for the store to keep in one piece, the rows are first
-// written as one redo row. Whatever happens then, recover writes them again.
+// written as one redo row. Whatever happens then, redo writes them again.
 type rowStore struct {
 	ds.Datastore
 	keys     *keyspace
@@ -119,8 +119,8 @@ func (s *rowStore) rowsOf(ctx context.Context, prefix string, parts int, keysOnl
 	}
 }
 
-// any reports whether there is a row under a prefix, of whatever kind.
-func (s *rowStore) any(ctx context.Context, prefix string) (bool, error) {
+// hasAny reports whether there is a row under a prefix, of whatever kind.
+func (s *rowStore) hasAny(ctx context.Context, prefix string) (bool, error) {
 	for _, err := range s.rows(ctx, prefix, true, 1) {
 		return true, err // an error leaves it open
 	}
@@ -128,7 +128,7 @@ func (s *rowStore) any(ctx context.Context, prefix string) (bool, error) {
 }
 
 // write makes all changes, or none. When it fails, it is unknown which: then
-// recover must be called before anything is read for the next write.
+// redo must be called before anything is read for the next write.
 func (s *rowStore) write(ctx context.Context, rows []row) error {
 	if s.batching != nil && isSmall(rows) {
 		return s.apply(ctx, rows)
@@ -158,8 +158,8 @@ func (s *rowStore) holds(ctx context.Context, rows []row) (bool, error) {
 	return true, nil
 }
 
-// recover finishes a write that was cut off.
-func (s *rowStore) recover(ctx context.Context) error {
+// redo finishes a write that was cut off.
+func (s *rowStore) redo(ctx context.Context) error {
 	redo, found, err := s.get(ctx, s.keys.redo)
 	if err != nil || !found {
 		return err

@@ -98,7 +98,7 @@ type Heads interface {
 	// LenDAG returns how many heads a DAG has.
 	LenDAG(ctx context.Context, dagName string) (int, error)
 	// Replace puts a head in the place of another.
-	Replace(ctx context.Context, old, new Head) error
+	Replace(ctx context.Context, old, replacement Head) error
 	// Add adds a head.
 	Add(ctx context.Context, h Head) error
 	// List returns the heads of all DAGs and their greatest height.
@@ -157,18 +157,18 @@ func (h headsView) list(match func(Head) bool) (matching []Head, height uint64, 
 
 func (h headsView) Add(ctx context.Context, head Head) error { return h.replace(ctx, nil, head) }
 
-func (h headsView) Replace(ctx context.Context, old, new Head) error {
-	return h.replace(ctx, []cid.Cid{old.Cid}, new)
+func (h headsView) Replace(ctx context.Context, old, replacement Head) error {
+	return h.replace(ctx, []cid.Cid{old.Cid}, replacement)
 }
 
-func (h headsView) replace(ctx context.Context, old []cid.Cid, new Head) error {
+func (h headsView) replace(ctx context.Context, old []cid.Cid, replacement Head) error {
 	if err := h.d.enter(); err != nil {
 		return err
 	}
 	defer h.d.leave()
-	ids, err := cidsToIDs(append(old, new.Cid))
+	ids, err := cidsToIDs(append(old, replacement.Cid))
 	if err == nil {
-		err = checkDAGName(new.DAGName)
+		err = checkDAGName(replacement.DAGName)
 	}
 	if err != nil {
 		return err
@@ -178,7 +178,7 @@ func (h headsView) replace(ctx context.Context, old []cid.Cid, new Head) error {
 		for _, id := range ids[:last] {
 			c.dag.heads.remove(id)
 		}
-		c.dag.heads.add(ids[last], new.HeadValue)
+		c.dag.heads.add(ids[last], replacement.HeadValue)
 		return nil
 	})
 }

@@ -70,7 +70,7 @@ func (w *waitersTest) run(rng *rand.Rand) {
 		w.commit(1, func(found *waiters) { delete(w.model, id); found.remove(id) })
 	}
 	w.commit(0, nil)
-	if found, err := w.store.any(ctx, w.store.keys.waiting); found || err != nil {
+	if found, err := w.store.hasAny(ctx, w.store.keys.waiting); found || err != nil {
 		w.t.Errorf("rows are left: %v", err)
 	}
 }

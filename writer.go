@@ -160,8 +160,8 @@ func (w *writer) commitInTurn(ctx context.Context, group []*pendingWrite) error 
 	if err != nil {
 		return err
 	}
-	room := w.committer.blocks.room("", c.heads().width(""))
-	deltas, err := c.compose(ctx, fold(group, room), min(room, w.maxDelta))
+	budget := w.committer.blocks.elementBudget("", c.heads().width(""))
+	deltas, err := c.compose(ctx, fold(group, budget), min(budget, w.maxDelta))
 	if err != nil {
 		return err
 	}
@@ -172,13 +172,13 @@ func (w *writer) commitInTurn(ctx context.Context, group []*pendingWrite) error 
 }
 
 // fold joins the changes of a group, in order, without those that do not fit.
-func fold(group []*pendingWrite, room int) *changes {
-	if len(group) == 1 && group[0].changes.fit(room) == nil {
+func fold(group []*pendingWrite, budget int) *changes {
+	if len(group) == 1 && group[0].changes.fit(budget) == nil {
 		return group[0].changes
 	}
 	all := &changes{}
 	for _, p := range group {
-		if p.err = p.changes.fit(room); p.err == nil {
+		if p.err = p.changes.fit(budget); p.err == nil {
 			all.add(p.changes)
 		}
 	}
@@ -216,19 +216,19 @@ func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*
 	if err != nil {
 		return nil, err
 	}
-	clear, least := ch.clear, uint64(0)
+	remove, least := ch.remove, uint64(0)
 	if ch.put && k.win != nil {
 		// A write must win over what it replaces, even if that came from
 		// another DAG or claims a height beyond all others.
-		if !clear && k.win.priority >= maxPriority {
-			clear, least = true, maxPriority
+		if !remove && k.win.priority >= maxPriority {
+			remove, least = true, maxPriority
 		}
 		p.priority = max(p.priority, k.nextPriority())
 	}
 	if ch.put {
 		p.element(&pb.Element{Key: ch.key, Value: ch.value})
 	}
-	if !clear || k.win == nil {
+	if !remove || k.win == nil {
 		return nil, nil
 	}
 	ids, err := c.set.live(ctx, ch.key, least)

@@ -600,13 +600,13 @@ func TestValueThatJustFits(t *testing.T) {
 		a, b := net.newReplica(t, sized), net.newReplica(t, sized)
 		for range 5 {
 			heads, _ := a.frontier.get()
-			value := make([]byte, a.Datastore.blocks.room("", len(heads))-elementSize("/k", nil))
+			value := make([]byte, a.Datastore.blocks.elementBudget("", len(heads))-elementSize("/k", nil))
 			a.must(a.Put(ctx, ds.NewKey("/k"), value))
 		}
 		batch, err := a.Batch(ctx)
 		a.must(err)
 		for i := range 5 {
-			value := make([]byte, a.Datastore.blocks.room("", 1)-elementSize("/b/0", nil)-i)
+			value := make([]byte, a.Datastore.blocks.elementBudget("", 1)-elementSize("/b/0", nil)-i)
 			a.must(batch.Put(ctx, ds.NewKey(fmt.Sprint("/b/", i)), value))
 		}
 		a.must(batch.Commit(ctx))
