@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -64,11 +65,13 @@ func TestFailedQueryBringsNoDeletedValueBack(t *testing.T) {
 	}
 	r := net.newReplicaOn(t, store, silent)
 	element := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/k")}))
-	id, err := blockIDOf(element)
+	other := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/other")}))
+	ids, err := cidsToIDs([]cid.Cid{element, other})
 	r.must(err)
 	fail.Store(true)
-	// The tombstone comes first: its block does not link to that of the element.
-	r.offer(liar, &pb.Delta{Priority: 1, Tombstones: []*pb.Element{{Key: "/k", Id: id.dsKey()}}})
+	// The tombstones come first: their block does not link to those of the elements.
+	r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 1, Tombstones: []*pb.Element{{Key: "/k", Id: ids[0].dsKey()}, {Key: "/other", Id: ids[1].dsKey()}}}))
+	r.node.deliver(announcement(other)) // takes one of them away, so that they are looked for
 	waitFor(t, "a query to fail", func() bool { return failed.Load() > 0 })
 	r.node.deliver(announcement(element))
 	r.awaitMerged(element)
