@@ -411,16 +411,17 @@ func (c *setChange) setsTombstone(put bool) bool {
 //	             from which block                          versions are losers' rows
 //	undecided    the winner was removed                    never: crownBest ends it
 //
-//	from         a version that  one that     the winner   another      crownBest
-//	             wins is added   loses is     is removed   is removed
-//	none         known           -            -            none         -
-//	known        known           known        undecided    known        -
-//	unresolved   known           unresolved   undecided: any may be it  -
-//	undecided    undecided: all become losers -            undecided    known or none
+//	             one that wins  one that loses  the winner   another     crownBest
+//	             is added       is added        is removed   is removed
+//	none         known          -               -            none        -
+//	known        known          known           undecided    known       -
+//	unresolved   known          unresolved      undecided    undecided   -
+//	undecided    undecided      undecided       -            undecided   known or none
 //
 // From known a version that wins makes a loser of the winner; from unresolved it does
-// not, since that stands among the losers already. Nothing leads to unresolved: only a
-// migration makes such records. Losers are an overlay on the rows in the store,
+// not, since that stands among the losers already, where it may be whichever is
+// removed. Only a migration makes such records. In undecided all that is added joins
+// the losers. These are an overlay on the rows in the store,
 // which are not read before somebody has to choose among them.
 type keyChange struct {
 	key    string
