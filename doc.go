@@ -286,7 +286,7 @@
 //
 //   - Messages of more than 4 MiB are ignored. Of a message the first 2,048 heads
 //     are looked at (listener.go).
-//   - At most 64 Ki missing blocks are known, some 20 MiB, 4,096 of which were
+//   - At most 64 Ki missing blocks are known, some 40 MiB, 4,096 of which were
 //     announced and not seen yet. The rest stays in the queue rows (scheduler.go).
 //   - Asked for at once are 32 blocks for each of Options.NumWorkers, 160 by
 //     default, and up to 512 more that have been slow to come (scheduler.go). Each

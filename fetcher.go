@@ -173,6 +173,7 @@ func (f *fetcher) open(id blockID, raw []byte) *arrival {
 func (f *fetcher) announce(heads []announced) {
 	f.tell(func(s *scheduler, now time.Time) {
 		g := s.newGroup()
+		g.heads = len(heads)
 		for _, h := range heads {
 			if h.arrival == nil || !f.arriveLocked(h) {
 				s.announce(g, h.link)

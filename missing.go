@@ -79,6 +79,7 @@ func (b *missingBlock) urgent() bool { return b.holds.class != nil || b.values !
 // A fetchGroup is the blocks that one announcement leads to, or one block that came
 // among lies. They share a session and a turn.
 type fetchGroup struct {
+	heads   int // of the announcement
 	blocks  int // not merged yet
 	came    int // as answers to requests
 	doubted int // that were asked for in vain

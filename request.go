@@ -83,10 +83,11 @@ func (s *scheduler) cutOff(now time.Time, g *fetchGroup) bool {
 	return true
 }
 
-// mostHopeless returns the oldest slow request of those who have most. It is none
-// of g's own if something of g has come, unless that is very old.
+// mostHopeless returns the oldest slow request of those who have most. If it is g's own
+// and not very old, then g's newest goes, or none if something of g has come: those
+// before it are more likely to be answered.
 func (s *scheduler) mostHopeless(now time.Time, g *fetchGroup) *request {
-	var unknown, greatest *request
+	var unknown, newest, greatest *request
 	n := 0
 	for e := s.slow.Front(); e != nil; e = e.Next() {
 		r := e.Value.(*request)
@@ -95,15 +96,19 @@ func (s *scheduler) mostHopeless(now time.Time, g *fetchGroup) *request {
 			if n++; unknown == nil {
 				unknown = r
 			}
+			if of == g {
+				newest = r
+			}
 		case greatest == nil || of.slow > greatest.group.slow:
 			greatest = r
 		}
 	}
-	switch {
-	case greatest == nil || n >= greatest.group.slow:
-		return unknown
-	case greatest.group != g || now.Sub(greatest.since) > maxSlowAge:
-		return greatest
+	oldest := greatest
+	if greatest == nil || n >= greatest.group.slow {
+		oldest = unknown
 	}
-	return nil
+	if oldest.group == g && now.Sub(oldest.since) <= maxSlowAge {
+		return newest
+	}
+	return oldest
 }

@@ -46,9 +46,9 @@ const (
 //     next, and goes on beside it as a slow one: on a slow link blocks do come,
 //     only later. There is room for so many slow requests. When that is full, the
 //     oldest one is cut off of the group that has most; groups of which nothing has
-//     come count as one. Others lose none to their own later requests, but what is
-//     very old: on a slow link, cut off and begun again and again, none would ever
-//     come.
+//     come count as one. None goes for a later
+//     one of its own group, unless it is very old: on a slow link, cut off and begun
+//     again and again, none would ever come.
 //   - Turns. The blocks that one announcement leads to are a group, and groups
 //     take turns (fairQueue). Within a group the highest block is first: news
 //     before history.
@@ -143,7 +143,7 @@ func (s *scheduler) newGroup() *fetchGroup { return &fetchGroup{pool: &s.unknown
 func (s *scheduler) announce(g *fetchGroup, l link) {
 	if b := s.missing[l.id]; b != nil {
 		b.linked(l.v0)
-		if g.blocks < b.group.blocks { // or it might wait behind lies that were announced with it
+		if g.heads < b.group.blocks { // or it might wait behind lies that were announced with it
 			s.adopt(g, b)
 		}
 		s.promote(b.group)
@@ -511,17 +511,16 @@ func (s *scheduler) forget(purged map[blockID]bool, unwanted []blockID) {
 }
 
 // restore takes up blocks that have queue rows, all of them or a part. Nothing is
-// known of what they have to do with each other, and nobody's may be asked for
-// first: their heights are not looked at.
+// known of what they have to do with each other: each is a group of its own, and
+// nobody's may be asked for first, so their heights are not looked at.
 func (s *scheduler) restore(now time.Time, rows []wanted, all bool) {
 	if !all {
 		s.readLater(now)
 		s.forgetParked()
 	}
-	g := s.newGroup()
 	for _, w := range rows {
 		w.height = 0
-		s.want(now, g, w)
+		s.want(now, s.newGroup(), w)
 	}
 }
 

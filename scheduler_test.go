@@ -26,9 +26,18 @@ func (s *schedulerTest) newID() blockID { s.made++; return testIDOf(s.made) }
 
 // newGroupOf starts a group of announced blocks.
 func (s *schedulerTest) newGroupOf(n int) *fetchGroup {
+	return s.newGroupAnd(n)
+}
+
+// newGroupAnd starts a group of some more that were announced with these.
+func (s *schedulerTest) newGroupAnd(n int, others ...link) *fetchGroup {
 	g := s.newGroup()
+	g.heads = n + len(others)
 	for range n {
 		s.announce(g, link{id: s.newID()})
+	}
+	for _, l := range others {
+		s.announce(g, l)
 	}
 	return g
 }
@@ -353,12 +362,11 @@ func TestAnnouncedBlockLeavesLargerGroup(t *testing.T) {
 	s := newSchedulerTest(t, 32)
 	s.newGroupOf(1000)
 	honest := link{id: testIDOf(s.made)}
-	again := s.newGroup()
-	s.announce(again, honest)
+	again := s.newGroupAnd(0, honest)
 	if again.blocks != 1 {
 		t.Error("it is still among others")
 	}
-	s.announce(s.newGroupOf(1000), honest)
+	s.newGroupAnd(1000, honest)
 	if again.blocks != 1 {
 		t.Error("it has been taken into a larger group")
 	}
@@ -369,4 +377,53 @@ func TestAnnouncedBlockLeavesLargerGroup(t *testing.T) {
 		}
 	}
 	t.Error("it waits")
+}
+
+// On a slow link no group cuts off what it has asked for first, or nothing would come.
+func TestGroupDoesNotCutOffItsOwnOldRequests(t *testing.T) {
+	s := newSchedulerTest(t, 160)
+	s.newGroupOf(2000)
+	s.ask()
+	for range maxSlowAge / haste {
+		if s.cut[s.open[0]] {
+			t.Fatalf("cut off after %s", s.now.Sub(s.open[0].since))
+		}
+		s.pass(haste)
+		s.ask()
+	}
+}
+
+// Blocks that have queue rows at a start get their turns, however many others are announced
+// meanwhile that nobody has.
+func TestRestoredBlocksAreAskedForBesideAnnouncements(t *testing.T) {
+	const rows = 500
+	s := newSchedulerTest(t, 160)
+	var restored []wanted
+	for range rows {
+		restored = append(restored, wanted{id: s.newID()})
+	}
+	s.newGroupOf(maxAnnounced)
+	s.restore(s.now, restored, true)
+	asked := make(map[blockID]bool)
+	for range 2 * time.Minute / haste {
+		s.newGroupOf(1)
+		s.kick(s.now)
+		for range 29 {
+			s.newGroupOf(1)
+		}
+		for _, r := range s.ask() {
+			asked[r.block.id] = true
+		}
+		s.pass(haste)
+		for r := range s.cut {
+			s.ended(s.now, r, true)
+		}
+		clear(s.cut)
+		s.open = nil
+	}
+	for _, w := range restored {
+		if !asked[w.id] {
+			t.Fatalf("%v has not been asked for", w.id)
+		}
+	}
 }
