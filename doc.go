@@ -163,7 +163,7 @@
 //	                        still to be told that it is settled: uvarint, at
 //	                        most its height; then a byte 0 if it is linked by
 //	                        its CID of version 0
-//	/p/w/<child id>         the digests of up to 32 blocks that are pending because
+//	/p/w/<child id>         the digests of up to 8 blocks that are pending because
 //	                        of the child; then a byte 0 if there may be more
 //	/p/<child id>/<parent>  one of those that are more; empty
 //	/p/<id>                 the links of a pending block that has more than 8

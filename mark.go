@@ -128,6 +128,7 @@ func encodeIDs(ids []blockID) []byte {
 }
 
 func decodeIDs(b []byte) (ids []blockID, ok bool) {
+	ids = make([]blockID, 0, len(b)/len(blockID{}))
 	for ; len(b) >= len(blockID{}); b = b[len(blockID{}):] {
 		ids = append(ids, blockID(b))
 	}
