@@ -234,7 +234,7 @@ func (h *setHarness) pairs(t *testing.T) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkLow(t, h.store, e.Key, r)
+		checkLosers(t, h.store, e.Key, r)
 		pairs[e.Key] = string(r.value)
 	}
 	return pairs

@@ -162,27 +162,33 @@ func (c *storeCheck) checkPairs(model modelSet) {
 		}
 		key := e.Key[len(c.r.Datastore.store.keys.records):]
 		got[key] = string(rec.value)
-		checkLow(c.t, c.r.Datastore.store, key, rec)
+		checkLosers(c.t, c.r.Datastore.store, key, rec)
 	}
 	if want := model.pairs(); !maps.Equal(got, want) {
 		c.t.Errorf("the store holds %d records that differ from the %d pairs that its blocks amount to\nhas  %.500s\nwant %.500s", len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
 	}
 }
 
-// checkLow holds what a record says of its losers against their rows. The winner is
-// none of them.
-func checkLow(t *testing.T, store *rowStore, key string, r *record) {
+// checkLosers holds what a record says of its losers against their rows.
+func checkLosers(t *testing.T, store *rowStore, key string, r *record) {
 	t.Helper()
 	for e, err := range store.rowsOf(ctx, store.keys.losersOf(key), 1, false) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, id, _ := splitID(e.Key)
-		if id == r.id && !r.unresolved {
+		l, err := decodeLoser(id, e.Value)
+		switch {
+		case err != nil:
+			t.Errorf("a loser of %s: %s", key, err)
+		case !r.losers:
+			t.Errorf("the record of %s says that there are no losers, and there is %+v", key, l)
+		case id == r.id && !r.unresolved:
 			t.Errorf("the winner of %s has a row among its losers", key)
-		}
-		if l, err := decodeLoser(id, e.Value); err != nil || r.low && (l.unranked || l.priority >= maxPriority) {
-			t.Errorf("the record of %s says that all losers are low, and one is %+v: %v", key, l, err)
+		case r.low && l.mayHave(maxPriority):
+			t.Errorf("the record of %s says that all losers are low, and one is %+v", key, l)
+		case !l.unranked && l.priority > r.priority, l.known && !sameValue(&l.version, &r.version) && l.beats(&r.version):
+			t.Errorf("the winner of %s, of priority %d, does not beat %+v", key, r.priority, l)
 		}
 	}
 }
