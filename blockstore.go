@@ -126,13 +126,12 @@ func (s *blockStore) keep(ctx context.Context, blocks []*block) error {
 	return nil
 }
 
-// addAll stores blocks, or none of them.
+// addAll stores blocks. When it fails, those that are stored stay: another replica may
+// have made the same, and an announcement of it may have brought one here, to be merged
+// next. An unused block does no harm.
 func (s *blockStore) addAll(ctx context.Context, blocks []*block) error {
-	for i, b := range blocks {
+	for _, b := range blocks {
 		if err := s.add(ctx, b); err != nil {
-			for _, b := range blocks[:i] {
-				_ = s.remove(ctx, b.id) // an unused block does no harm
-			}
 			return err
 		}
 	}

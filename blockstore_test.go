@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
@@ -189,4 +190,46 @@ func TestRepairReadsTheBytes(t *testing.T) {
 	if found, err := r.store.Has(ctx, mark); !found || err != nil {
 		t.Errorf("the gap was not found: %v", err)
 	}
+}
+
+// A halfDAG does something instead of taking a second block.
+type halfDAG struct {
+	*testNode
+	first ipld.Node
+	then  func(first cid.Cid)
+}
+
+func (d *halfDAG) Add(ctx context.Context, node ipld.Node) error {
+	if d.first != nil {
+		d.then(d.first.Cid())
+		return errFault
+	}
+	d.first = node
+	return d.testNode.Add(ctx, node)
+}
+
+// Two replicas that remove the same versions make the same blocks. What one of them
+// has announced is fetched while the other's write is failing half-way.
+func TestFailedWriteLeavesTheSameBlockOfAnotherReplicaAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t, func(o *Options) { o.MaxBatchDeltaSize = 100 }) // of a tombstone
+		r.put("/a", "v")
+		r.put("/b", "v")
+		var same cid.Cid
+		r.reopenWith(&halfDAG{testNode: r.node, then: func(first cid.Cid) {
+			same = first
+			r.node.deliver(announcement(same))
+			synctest.Wait() // it has been fetched, and waits for the turn
+		}}, nil)
+		b, err := r.Batch(ctx)
+		r.must(err)
+		r.must(b.Delete(ctx, ds.NewKey("/a")))
+		if err := b.Delete(ctx, ds.NewKey("/b")); !errors.Is(err, errFault) { // it commits both
+			t.Errorf("Delete: %v", err)
+		}
+		r.awaitMerged(same)
+		if r.head() != same || r.node.blocks[same] == nil {
+			t.Errorf("head %s; the DAG service has %s: %v", r.head(), same, r.node.blocks[same] != nil)
+		}
+	})
 }

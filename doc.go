@@ -329,9 +329,10 @@
 //     or if the commit needed a redo row.
 //   - Blocks are made durable by the DAG service, not by Sync. A head whose
 //     block is lost cannot be served to anyone.
-//   - Nothing is collected. Blocks, their marks and the losers of overwritten
-//     keys stay. A Delete removes a key's losers; a Batch with a Delete and then
-//     a Put of the same key overwrites it without leaving any.
+//   - Nothing is collected. Blocks, also those of writes that failed, their marks
+//     and the losers of overwritten keys stay. A Delete removes a key's losers; a
+//     Batch with a Delete and then a Put of the same key overwrites it without
+//     leaving any.
 //   - A refusal is for good: the mark outlives a restart and a change of
 //     options. So replicas must agree on Options.MaxBlockSize, and on
 //     MerkleCRDTOptions.DeltaFactory, before the first delta that needs it.
