@@ -12,11 +12,12 @@
 //   - A delta is a change set: elements (key and value) that are added, and
 //     tombstones, each of which removes one version.
 //   - An element or tombstone is void if its key, once clean, can hold no value
-//     (the root key, one that is too long or no UTF-8). It is left out of its
+//     (the root key, one that is too long or not UTF-8). It is left out of its
 //     delta, as if it were not there.
 //   - A block is a delta in a dag-pb node that links to the blocks it was
 //     built on, and sometimes, by a skip link, to a much older one. Its CID
-//     names it for ever. Blocks are kept by the DAG service.
+//     names it for ever. Blocks are kept by the DAG service. What a block links to
+//     are its children: they are older than it is, and below it.
 //   - A tag is 8 random bytes in each delta that adds elements, so that equal
 //     Puts, of two writers or of one, are different blocks. Deltas of users' own
 //     types have none.
