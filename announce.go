@@ -104,7 +104,7 @@ func (a *announcer) announce(blocks []*block) {
 // announceHeads asks for all heads to be announced, except those that another
 // replica has announced since a moment.
 func (a *announcer) announceHeads(since time.Time) {
-	heads, _ := a.frontier.get()
+	heads, _ := a.frontier.tips()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ended {
@@ -128,7 +128,7 @@ func (a *announcer) poke() {
 // sawHead notes that another replica knows a head, so that the next round can
 // leave it out. That may be hours away: what is a head no more is dropped before.
 func (a *announcer) sawHead(id blockID) {
-	heads, _ := a.frontier.get()
+	heads, _ := a.frontier.tips()
 	if _, ok := heads[id]; !ok {
 		return
 	}
@@ -164,8 +164,8 @@ func (a *announcer) run() {
 	}
 }
 
-// finish announces what is left when run has ended.
-func (a *announcer) finish(ctx context.Context) {
+// announceRest announces what is left when run has ended.
+func (a *announcer) announceRest(ctx context.Context) {
 	if a.bcast == nil {
 		return
 	}
@@ -240,11 +240,11 @@ func (a *announcer) end() {
 func (a *announcer) takePending() []*pb.Head {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	tops, _ := a.frontier.get() // under the lock: it has whatever is pending
+	tops, _ := a.frontier.tips() // under the lock: it has whatever is pending
 	var heads []*pb.Head
 	for _, b := range a.fresh {
 		delete(a.pending, b.id)
-		heads = append(heads, &pb.Head{Cid: b.id.Cid().Bytes(), DagName: b.delta.dag, Block: b.raw})
+		heads = append(heads, &pb.Head{Cid: b.id.Cid().Bytes(), DagName: b.delta.dagName, Block: b.raw})
 	}
 	maps.DeleteFunc(a.pending, func(id blockID, _ bool) bool { _, ok := tops[id]; return !ok })
 	for _, id := range sortIDs(slices.Collect(maps.Keys(a.pending))) {

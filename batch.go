@@ -90,8 +90,8 @@ func (c *changes) keys() []string {
 	return keys
 }
 
-// add adds later changes.
-func (c *changes) add(later *changes) {
+// addLater adds later changes.
+func (c *changes) addLater(later *changes) {
 	for _, ch := range later.list {
 		if ch.remove {
 			c.delete(ch.key)
@@ -190,6 +190,6 @@ func (b *batch) take() *changes {
 func (b *batch) putBack(taken *changes) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	taken.add(b.changes)
+	taken.addLater(b.changes)
 	b.changes = taken
 }

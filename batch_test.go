@@ -62,15 +62,15 @@ func TestFailedCommitPutsItsChangesBackBelowTheNext(t *testing.T) {
 // What a batch asks about the heads is counted once, not for each Put.
 func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
 	r := newTestNet().newReplica(t)
-	real, roots := r.frontier.get()
+	real, pendingHeads := r.frontier.tips()
 	many := make(tips)
 	for i := range 5000 {
 		id, err := blockIDOf(unavailable(i))
 		r.must(err)
 		many[id] = HeadValue{Height: 1, DAGName: []string{"", "named"}[i%2]}
 	}
-	r.frontier.set(many, roots)
-	defer func() { r.frontier.set(real, roots) }()
+	r.frontier.set(many, pendingHeads)
+	defer func() { r.frontier.set(real, pendingHeads) }()
 	for name, want := range map[string]int{"": 2500, "named": 2500, "none": 0} {
 		if n := r.frontier.width(name); n != want {
 			t.Errorf("%q has %d heads, want %d", name, n, want)
@@ -83,7 +83,7 @@ func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
 	if n := testing.AllocsPerRun(100, put); n > 10 {
 		t.Errorf("a Put allocates %v times", n)
 	}
-	r.frontier.set(make(tips), roots)
+	r.frontier.set(make(tips), pendingHeads)
 	if n := r.frontier.width(""); n != 0 {
 		t.Errorf("%d heads are left", n)
 	}

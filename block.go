@@ -8,22 +8,22 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 	dagpb "github.com/ipfs/go-merkledag/pb"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // A block is a delta in its dag-pb node, with links to what it builds on.
 type block struct {
-	id      blockID
-	raw     []byte
-	delta   *deltaContent
-	links   []blockID
-	v0      map[blockID]bool // the links that have CIDs of version 0; mostly nil
-	skips   int              // how many of the links, the last ones, are skip links
-	covers  []blockID        // the links of a snapshot, which has no others
-	queued  bool             // it may have a queue row, though no block waits for it
-	covered bool             // below a complete block: it must not become a head
+	id        blockID
+	raw       []byte
+	delta     *deltaContent
+	links     []blockID
+	v0        map[blockID]bool // the links that have CIDs of version 0; mostly nil
+	skips     int              // how many of the links, the last ones, are skip links
+	covers    []blockID        // the links of a snapshot, which has no others
+	queued    bool             // it may have a queue row, though no block waits for it
+	neverHead bool             // below a complete block: it must not become a head
 }
 
 // link adds a link to a block that is being read.
@@ -44,7 +44,7 @@ func (b *block) linkTo(id blockID) link { return link{id, b.v0[id]} }
 
 // head is the block as a head.
 func (b *block) head() Head {
-	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}}
+	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dagName}}
 }
 
 // readLinks reads the different blocks that a node links to, and how many of
@@ -95,8 +95,8 @@ func encodeNode(data []byte, links []blockID, skips int) ([]byte, error) {
 }
 
 // decodeNode reads a dag-pb node, strictly.
-func decodeNode(raw []byte) (*dag.ProtoNode, error) {
-	node, err := dag.DecodeProtobuf(raw)
+func decodeNode(raw []byte) (*merkledag.ProtoNode, error) {
+	node, err := merkledag.DecodeProtobuf(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -162,14 +162,14 @@ func checkBytes(id blockID, raw []byte) error {
 // the bytes and the CID; whatever else they may ask for is decoded then.
 type blockNode struct {
 	blocks.Block
-	decoded func() *dag.ProtoNode
+	decoded func() *merkledag.ProtoNode
 }
 
 var _ ipld.Node = (*blockNode)(nil)
 
 func (b *block) node() ipld.Node {
 	raw, _ := blocks.NewBlockWithCid(b.raw, b.id.Cid()) // checks only in a debug mode of its own
-	return &blockNode{raw, sync.OnceValue(func() *dag.ProtoNode {
+	return &blockNode{raw, sync.OnceValue(func() *merkledag.ProtoNode {
 		node, err := decodeNode(b.raw)
 		if err != nil {
 			panic(err) // it has been encoded here, or decoded before

@@ -143,7 +143,7 @@ func withDelta(f *testing.F, raw []byte, d *pb.Delta) []byte {
 // code that checks them.
 func checkContent(t *testing.T, d *deltaContent, raw []byte) {
 	t.Helper()
-	checkDAG(t, d.dag)
+	checkDAG(t, d.dagName)
 	var plain pb.Delta
 	if err := proto.Unmarshal(mustDecode(t, raw).Data(), &plain); err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func checkLinks(t *testing.T, s *blockStore, b *block) {
 }
 
 func sameBlock(a, b *block) bool {
-	return a.delta.priority == b.delta.priority && a.delta.dag == b.delta.dag &&
+	return a.delta.priority == b.delta.priority && a.delta.dagName == b.delta.dagName &&
 		slices.EqualFunc(a.delta.elements, b.delta.elements, sameElement) &&
 		slices.EqualFunc(a.delta.claims, b.delta.claims, sameElement) && slices.Equal(a.covers, b.covers) &&
 		slices.EqualFunc(a.delta.tombstones, b.delta.tombstones, sameElement) &&
@@ -259,7 +259,7 @@ func checkRebuilt(t *testing.T, s *blockStore, b *block) {
 	d.SetElements(b.delta.elements)
 	d.SetTombstones(b.delta.tombstones)
 	d.SetPriority(b.delta.priority)
-	d.SetDagName(b.delta.dag)
+	d.SetDagName(b.delta.dagName)
 	heads := len(b.links) - b.skips
 	ours, err := s.build(d, b.links[:heads], b.links[heads:]...)
 	if errors.Is(err, ErrTooLarge) {

@@ -24,7 +24,7 @@ type SessionDAGService interface {
 
 // blockStore reads and writes blocks through the user's DAG service.
 type blockStore struct {
-	dag      ipld.DAGService
+	service  ipld.DAGService
 	newDelta func() Delta
 	newTag   func() []byte
 	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
@@ -103,7 +103,7 @@ func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
 func (s *blockStore) add(ctx context.Context, b *block) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if err := s.dag.Add(ctx, b.node()); err != nil {
+	if err := s.service.Add(ctx, b.node()); err != nil {
 		return fmt.Errorf("crdt: adding block %s to the DAG service: %w", b.id.Cid(), err)
 	}
 	return nil
@@ -120,7 +120,7 @@ func (s *blockStore) keep(ctx context.Context, blocks []*block) error {
 	}
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
-	if err := s.dag.AddMany(ctx, nodes); err != nil {
+	if err := s.service.AddMany(ctx, nodes); err != nil {
 		return fmt.Errorf("crdt: adding %d announced blocks to the DAG service: %w", len(blocks), err)
 	}
 	return nil
@@ -143,16 +143,16 @@ func (s *blockStore) remove(ctx context.Context, id blockID) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	for _, v0 := range []bool{false, true} {
-		if err := s.dag.Remove(ctx, link{id, v0}.Cid()); err != nil && !ipld.IsNotFound(err) {
+		if err := s.service.Remove(ctx, link{id, v0}.Cid()); err != nil && !ipld.IsNotFound(err) {
 			return err
 		}
 	}
 	return nil
 }
 
-// get fetches a block with a getter and checks it. An error that is
+// fetchBlock fetches a block with a getter and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
-func (s *blockStore) get(ctx context.Context, from ipld.NodeGetter, l link) (*block, error) {
+func (s *blockStore) fetchBlock(ctx context.Context, from ipld.NodeGetter, l link) (*block, error) {
 	raw, err := s.fetch(ctx, from, l)
 	if err != nil {
 		return nil, err
@@ -219,7 +219,7 @@ func (s *blockStore) decodeMerged(id blockID, raw []byte) (*block, error) {
 
 // getMerged fetches a block that has been merged, and reads its delta.
 func (s *blockStore) getMerged(ctx context.Context, id blockID) (*block, error) {
-	raw, err := s.fetch(ctx, s.dag, link{id: id})
+	raw, err := s.fetch(ctx, s.service, link{id: id})
 	if err != nil {
 		return nil, err
 	}
@@ -293,9 +293,9 @@ func (s *blockStore) admit(ctx context.Context, b *block) error {
 // session returns a getter for related blocks, and what ends it. Without sessions
 // it is that of all blocks.
 func (s *blockStore) session(ctx context.Context) (from ipld.NodeGetter, end context.CancelFunc, ok bool) {
-	sessions, ok := s.dag.(SessionDAGService)
+	sessions, ok := s.service.(SessionDAGService)
 	if !ok {
-		return s.dag, func() {}, false
+		return s.service, func() {}, false
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	return sessions.Session(ctx), cancel, true

@@ -231,7 +231,7 @@ func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
 // finish stores the commit's own blocks and writes the commit. After an error
 // nothing has changed, or, when the store failed, it is unknown whether it has.
 func (c *commit) finish(ctx context.Context) error {
-	if err := c.set.settle(ctx); err != nil {
+	if err := c.set.electWinners(ctx); err != nil {
 		return err
 	}
 	if err := c.dag.spread(ctx); err != nil {
@@ -269,7 +269,7 @@ func (c *committer) learnInTurn(now *commit) {
 	c.mayHaveTombstones = c.mayHaveTombstones || now.set.setsTombstone(true)
 	c.mayHaveClaims = c.mayHaveClaims || claims
 	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
-	c.frontier.set(now.dag.heads.now, now.dag.roots.now)
+	c.frontier.set(now.dag.heads.now, now.dag.pendingHeads.now)
 	for _, name := range now.dag.begunAnew {
 		c.skips.forget(name) // they would lead newcomers below the snapshot
 	}
@@ -385,7 +385,7 @@ func (c *committer) attempt(ctx context.Context, values map[versionName]*loser, 
 	if err := c.acquire(ctx); err != nil {
 		return err
 	}
-	defer c.hooks.run()
+	defer c.hooks.runHooks()
 	defer c.release()
 	ctx = context.WithoutCancel(ctx) // a commit is not cut off half-way
 	commit, err := c.beginInTurn(ctx)

@@ -86,7 +86,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		opts:     opts,
 		log:      opts.Logger,
 		store:    rows,
-		blocks:   &blockStore{dag: dagSyncer, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
+		blocks:   &blockStore{service: dagSyncer, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
 		hooks:    newHookQueue(opts),
 		frontier: &frontier{},
 		stop:     stop,
@@ -343,8 +343,8 @@ func (d *Datastore) shutDown() {
 	d.stop()
 	d.fetcher.stop()
 	d.background.Wait()
-	d.hooks.finish()
+	d.hooks.runRest()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout/2)
 	defer cancel()
-	d.announcer.finish(ctx)
+	d.announcer.announceRest(ctx)
 }

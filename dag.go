@@ -37,16 +37,16 @@ const anyHeight = math.MaxUint64
 //	stranded   = merged blocks that found, or were told of, a refused or stranded child
 //	pending    = the other merged blocks
 //	heads      = complete blocks to which no complete one of their DAG links
-//	roots      = pending blocks for which none of their DAG waits, and perhaps a few more
+//	pendingHeads = pending blocks for which none of their DAG waits, and perhaps a few more
 //	untold     = settled blocks with waiters
 //	queue      = untold, unknown blocks with waiters, and those merged in parts
 //
-// Covered blocks are neither heads nor roots (mark.covered), and a purge hides blocks
-// from others while it takes them away (purge.go).
+// Some blocks are neither, though nothing is above them (mark.neverHead), and a purge
+// hides blocks from others while it takes them away (purge.go).
 //
 // # A cascade
 //
-//	  d           d is pending, missing 2: a root
+//	  d           d is pending, missing 2: a pending head
 //	 / \
 //	b   c         b and c are pending, missing 1 each
 //	 \ /
@@ -54,7 +54,7 @@ const anyHeight = math.MaxUint64
 //
 // Now a is merged. It links to nothing, so it is complete, which is news for b and c.
 // When these have been told they are complete, and d is told twice. Then d is complete
-// as well, and a head in the place of a root. Had a been refused, all three would
+// as well, and a head in the place of a pending head. Had a been refused, all three would
 // be stranded.
 //
 // One commit looks at so many parents and links only (room). If there is room for b
@@ -62,21 +62,21 @@ const anyHeight = math.MaxUint64
 // with it in its next commit. To do all in one commit would make it grow with the
 // history, and whoever can send a block could stop all writes for minutes.
 type dagChange struct {
-	store        *rowStore
-	heads, roots *tipsChange
-	marks        map[blockID]*mark     // that were looked at, as they are now
-	links        map[blockID][]blockID // rows to put, or nil to remove
-	queue        map[blockID]*wanted   // rows to put, or nil to remove
-	waits        map[blockID]*waiters  // by the child: those that were looked at
-	completed    []blockID             // that were not complete before
-	purge        *purge                // whose blocks count as not merged; may be nil
-	purged       []blockID             // to be removed from the DAG service, which a row says; none: no more; nil: as before
-	news         []blockID             // settled blocks whose parents have not been told yet
-	untold       []blockID             // those of them that are left to later commits
-	takenUp      int                   // how many untold blocks of earlier commits it has looked at
-	room         int                   // parents and links that may be looked at yet
-	wants        []wanted              // of queue, when they were put there, but for hidden ones
-	begunAnew    []string              // DAGs of which there is a new snapshot
+	store               *rowStore
+	heads, pendingHeads *tipsChange
+	marks               map[blockID]*mark     // that were looked at, as they are now
+	links               map[blockID][]blockID // rows to put, or nil to remove
+	queue               map[blockID]*wanted   // rows to put, or nil to remove
+	waits               map[blockID]*waiters  // by the child: those that were looked at
+	completed           []blockID             // that were not complete before
+	purge               *purge                // whose blocks count as not merged; may be nil
+	purged              []blockID             // to be removed from the DAG service, which a row says; none: no more; nil: as before
+	news                []blockID             // settled blocks whose parents have not been told yet
+	untold              []blockID             // those of them that are left to later commits
+	takenUp             int                   // how many untold blocks of earlier commits it has looked at
+	looksLeft           int                   // parents and links that may be looked at yet
+	wants               []wanted              // of queue, when they were put there, but for hidden ones
+	begunAnew           []string              // DAGs of which there is a new snapshot
 
 	covers        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
 	mayHaveCovers bool                // the store may hold such rows
@@ -88,14 +88,14 @@ type dagChange struct {
 const maxSpread = 8192
 
 func newDAGChange(store *rowStore, f *frontier, room int) *dagChange {
-	heads, roots := f.get()
+	heads, pendingHeads := f.tips()
 	return &dagChange{
-		store: store,
-		heads: newTipsChange(heads),
-		roots: newTipsChange(roots),
-		marks: make(map[blockID]*mark),
-		waits: make(map[blockID]*waiters),
-		room:  room,
+		store:        store,
+		heads:        newTipsChange(heads),
+		pendingHeads: newTipsChange(pendingHeads),
+		marks:        make(map[blockID]*mark),
+		waits:        make(map[blockID]*waiters),
+		looksLeft:    room,
 	}
 }
 
@@ -178,11 +178,11 @@ func (c *dagChange) takeLinks(ctx context.Context, id blockID, m *mark) ([]block
 // height is the height of the next block of a DAG: above every head, and above
 // what is still being fetched, so that it wins over that as well.
 func (c *dagChange) height(dagName string) uint64 {
-	return above(max(c.purge.shown(c.heads.now).maxHeight(dagName), c.purge.shown(c.roots.now).maxHeight(dagName)))
+	return above(max(c.purge.shown(c.heads.now).maxHeight(dagName), c.purge.shown(c.pendingHeads.now).maxHeight(dagName)))
 }
 
 // merge puts a block in its place: a head when all below it is complete, a
-// root while something is missing.
+// pending head while something is missing.
 func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if err := c.takeCover(ctx, b); err != nil {
 		return err
@@ -190,7 +190,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if err := c.unqueue(ctx, b); err != nil {
 		return err
 	}
-	m := &mark{state: pending, tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dag}, covered: b.covered}
+	m := &mark{state: pending, tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dagName}, neverHead: b.neverHead}
 	broken, err := c.await(ctx, b, m)
 	if err != nil {
 		return err
@@ -271,23 +271,23 @@ func (c *dagChange) setQueued(id blockID, w *wanted) {
 	c.queue[id] = w
 }
 
-// hold keeps a block waiting. It is a root in the place of the roots below it,
+// hold keeps a block waiting. It is a pending head in the place of the pending heads below it,
 // unless a block above is waiting for it, of the same DAG in both cases.
 func (c *dagChange) hold(ctx context.Context, id blockID, m *mark, links []blockID) error {
 	for _, link := range links {
-		if below, ok := c.roots.now[link]; ok && below.DAGName == m.tip.DAGName {
-			c.roots.remove(link)
+		if below, ok := c.pendingHeads.now[link]; ok && below.DAGName == m.tip.DAGName {
+			c.pendingHeads.remove(link)
 		}
 	}
 	m.links = links
 	c.setMark(id, m)
-	return c.root(ctx, id, m)
+	return c.addPendingHead(ctx, id, m)
 }
 
-// root makes a pending block a root, unless one of its DAG waits for it. It does not
-// look at those beyond a few: one root too many does no harm.
-func (c *dagChange) root(ctx context.Context, id blockID, m *mark) error {
-	if m.covered {
+// addPendingHead makes a pending block a pending head, unless one of its DAG waits for
+// it. It does not look at those beyond a few: one too many does no harm.
+func (c *dagChange) addPendingHead(ctx context.Context, id blockID, m *mark) error {
+	if m.neverHead {
 		return nil
 	}
 	w, err := c.waiters(ctx, id)
@@ -300,7 +300,7 @@ func (c *dagChange) root(ctx context.Context, id blockID, m *mark) error {
 			return err
 		}
 	}
-	c.roots.add(id, m.tip)
+	c.pendingHeads.add(id, m.tip)
 	return nil
 }
 
@@ -314,7 +314,7 @@ func (c *dagChange) complete(id blockID, m *mark, links []blockID) {
 			c.heads.remove(link)
 		}
 	}
-	if !m.covered {
+	if !m.neverHead {
 		c.heads.add(id, m.tip)
 	}
 }
@@ -324,13 +324,13 @@ func (c *dagChange) strand(id blockID) { c.settle(id, &mark{state: stranded}) }
 
 // settle gives a block a mark that will not change, of which its parents learn.
 func (c *dagChange) settle(id blockID, m *mark) {
-	c.roots.remove(id)
+	c.pendingHeads.remove(id)
 	c.setMark(id, m)
 	c.news = append(c.news, id)
 }
 
-// uncover makes roots of pending blocks that a stranded one links to. Those
-// below a covered block become covered.
+// uncover makes pending heads of pending blocks that a stranded one links to. Those
+// below one that must not become a head must not either.
 func (c *dagChange) uncover(ctx context.Context, above *mark, links []blockID) error {
 	for _, link := range links {
 		child, err := c.stored(ctx, link)
@@ -338,21 +338,21 @@ func (c *dagChange) uncover(ctx context.Context, above *mark, links []blockID) e
 			return err
 		}
 		switch {
-		case child.state != pending || child.covered:
-		case above.covered && child.tip.DAGName == above.tip.DAGName:
-			c.cover(link, child)
+		case child.state != pending || child.neverHead:
+		case above.neverHead && child.tip.DAGName == above.tip.DAGName:
+			c.keepFromHeads(link, child)
 		default:
-			c.roots.add(link, child.tip)
+			c.pendingHeads.add(link, child.tip)
 		}
 	}
 	return nil
 }
 
-// cover keeps a pending block from becoming a head.
-func (c *dagChange) cover(id blockID, m *mark) {
-	covered := *m
-	covered.covered = true
-	c.setMark(id, &covered)
+// keepFromHeads keeps a pending block from becoming a head.
+func (c *dagChange) keepFromHeads(id blockID, m *mark) {
+	kept := *m
+	kept.neverHead = true
+	c.setMark(id, &kept)
 }
 
 // refuse marks a block that will never be merged.
@@ -365,7 +365,7 @@ func (c *dagChange) refuse(ctx context.Context, b *block) error {
 // room.
 func (c *dagChange) takeUp(ctx context.Context, untold []blockID) error {
 	for _, id := range untold {
-		if c.room <= 0 {
+		if c.looksLeft <= 0 {
 			break
 		}
 		c.takenUp++
@@ -383,7 +383,7 @@ func (c *dagChange) takeUp(ctx context.Context, untold []blockID) error {
 		if err := c.spread(ctx); err != nil {
 			return err
 		}
-		c.room--
+		c.looksLeft--
 	}
 	return nil
 }
@@ -420,7 +420,7 @@ func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err 
 	if c.purge.hides(id) {
 		return false, nil
 	}
-	parents, err := c.parents(ctx, id, max(c.room, 0))
+	parents, err := c.parents(ctx, id, max(c.looksLeft, 0))
 	if err != nil {
 		return false, err
 	}
@@ -435,14 +435,14 @@ func (c *dagChange) tellParents(ctx context.Context, id blockID) (all bool, err 
 
 // tell lets a parent know that a child is settled, if there is room for it.
 func (c *dagChange) tell(ctx context.Context, parent, child blockID) (told bool, err error) {
-	if c.room <= 0 {
+	if c.looksLeft <= 0 {
 		return false, nil
 	}
 	p, err := c.stored(ctx, parent)
 	if err != nil {
 		return false, err
 	}
-	c.room -= 1 + len(p.links)
+	c.looksLeft -= 1 + len(p.links)
 	told = true
 	switch {
 	case p.state != pending:
@@ -465,7 +465,7 @@ func (c *dagChange) oneLess(ctx context.Context, id blockID, m mark) error {
 	}
 	links, err := c.takeLinks(ctx, id, &m)
 	if err == nil {
-		c.room -= len(links)
+		c.looksLeft -= len(links)
 		c.complete(id, &m, links)
 	}
 	return err
@@ -479,8 +479,8 @@ func (c *dagChange) breakOff(ctx context.Context, id blockID, m mark) (done bool
 	if err != nil {
 		return false, err
 	}
-	now := links[:min(len(links), max(c.room, 1))]
-	c.room -= len(now)
+	now := links[:min(len(links), max(c.looksLeft, 1))]
+	c.looksLeft -= len(now)
 	if err := c.uncover(ctx, &m, now); err != nil {
 		return false, err
 	}
@@ -496,7 +496,7 @@ func (c *dagChange) breakOff(ctx context.Context, id blockID, m mark) (done bool
 func (c *dagChange) rows() []row {
 	keys := c.store.keys
 	rows := c.heads.rows(keys.head, headRow)
-	rows = append(rows, c.roots.rows(keys.root, rootRow)...)
+	rows = append(rows, c.pendingHeads.rows(keys.pendingHead, pendingHeadRow)...)
 	for id, m := range c.marks {
 		switch {
 		case !m.changed:

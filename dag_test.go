@@ -10,7 +10,7 @@ import (
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 )
 
 // A block that comes costs each block that waits for it a small row, however many
@@ -66,7 +66,7 @@ func TestMarkWithManyLinksInIt(t *testing.T) {
 }
 
 // When a block turns out to be above a refused one, what is pending below becomes
-// roots. With many links that takes several commits, and a replica that is killed
+// pending heads. With many links that takes several commits, and a replica that is killed
 // goes on with it.
 func TestUncoveringIsSplitIntoCommits(t *testing.T) {
 	for n := range 24 {
@@ -109,8 +109,8 @@ func uncoverAndDie(t *testing.T, writes int) {
 	}
 	store.heal()
 	waitFor(t, "the top to be stranded", func() bool { return r.state(top) == stranded })
-	if roots := r.rowsUnder("/r"); len(roots) != 2 {
-		t.Errorf("%d roots, want those 2 that the top covered", len(roots))
+	if pendingHeads := r.rowsUnder("/r"); len(pendingHeads) != 2 {
+		t.Errorf("%d pending heads, want those 2 that the top covered", len(pendingHeads))
 	}
 	showDeep()
 	waitFor(t, "heads", func() bool { n, _ := r.Heads().Len(ctx); return n == 2 })
@@ -131,9 +131,9 @@ func TestPendingBlockUnderAStrandedOneStaysUnderARoot(t *testing.T) {
 	waitFor(t, "the top to be stranded", func() bool { return r.state(top) == stranded })
 	id, err := blockIDOf(waits)
 	r.must(err)
-	waitFor(t, "the pending block to be a root", func() bool {
-		_, roots := r.frontier.get()
-		return roots[id].Height == 50
+	waitFor(t, "the pending block to be a pending head", func() bool {
+		_, pendingHeads := r.frontier.tips()
+		return pendingHeads[id].Height == 50
 	})
 	r.put("/k", "mine")
 	if got := r.get("/k"); got != "mine" {
@@ -150,10 +150,10 @@ func TestBlockAboveARefusedOneNeverBecomesAHead(t *testing.T) {
 	middle := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 8, Elements: oneElement("/middle")}), bad)
 	top := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 9, Elements: oneElement("/top")}), middle)
 	r.node.deliver(announcement(top))
-	waitFor(t, "the root to be dropped", func() bool {
-		_, roots := r.frontier.get()
+	waitFor(t, "the pending head to be dropped", func() bool {
+		_, pendingHeads := r.frontier.tips()
 		ok, _ := r.IsProcessed(ctx, middle)
-		return ok && len(roots) == 0 && len(r.rowsUnder("/q"))+len(r.rowsUnder("/p")) == 0
+		return ok && len(pendingHeads) == 0 && len(r.rowsUnder("/q"))+len(r.rowsUnder("/p")) == 0
 	})
 	if heads := r.InternalStats(ctx).Heads; len(heads) != 1 || heads[0].Height != 1 {
 		t.Errorf("heads are %v", heads)
@@ -173,7 +173,7 @@ func TestLongCascadeIsSplitIntoCommits(t *testing.T) {
 	// Many blocks wait for one: a fan, which is too wide for one commit.
 	const fan = maxSpread/2 + 100
 	base := marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/base")})
-	nd := dag.NodeWithData(base)
+	nd := merkledag.NodeWithData(base)
 	nd.SetCidBuilder(blockPrefix)
 	var tops []cid.Cid
 	for i := range fan {
@@ -182,12 +182,15 @@ func TestLongCascadeIsSplitIntoCommits(t *testing.T) {
 	for i := 0; i < fan; i += 500 {
 		n := min(i+500, fan)
 		a.node.deliver(announcement(tops[i:n]...))
-		waitFor(t, "the fan", func() bool { _, roots := a.frontier.get(); return len(roots) == n })
+		waitFor(t, "the fan", func() bool { _, pendingHeads := a.frontier.tips(); return len(pendingHeads) == n })
 	}
 	if err := liar.Add(ctx, nd); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "all to be heads", func() bool { heads, roots := a.frontier.get(); return len(heads) == fan && len(roots) == 0 })
+	waitFor(t, "all to be heads", func() bool {
+		heads, pendingHeads := a.frontier.tips()
+		return len(heads) == fan && len(pendingHeads) == 0
+	})
 	waitFor(t, "all to be told", func() bool { return len(a.rowsUnder("/q")) == 0 })
 	a.put("/join", "v")
 	if heads := a.InternalStats(ctx).Heads; len(heads) != 1 {
@@ -241,9 +244,9 @@ func (f *fan) requests() int {
 // check checks that all have been told.
 func (f *fan) check() {
 	f.t.Helper()
-	heads, roots := f.frontier.get()
-	if len(heads) != f.width*f.width+1 || len(roots) > 0 {
-		f.t.Errorf("%d heads and %d roots", len(heads), len(roots))
+	heads, pendingHeads := f.frontier.tips()
+	if len(heads) != f.width*f.width+1 || len(pendingHeads) > 0 {
+		f.t.Errorf("%d heads and %d pending heads", len(heads), len(pendingHeads))
 	}
 	for _, prefix := range []string{"/q", "/p"} {
 		if rows := f.rowsUnder(prefix); len(rows) > 0 {
@@ -323,7 +326,7 @@ func TestCascadeBesideUpdates(t *testing.T) {
 		f.show()
 		started := time.Now()
 		for i := 0; ; i++ { // more come than are merged one by one
-			if _, roots := f.frontier.get(); len(roots) == 0 {
+			if _, pendingHeads := f.frontier.tips(); len(pendingHeads) == 0 {
 				break
 			}
 			begun <- time.Now()
@@ -386,7 +389,7 @@ func TestCascadeAndPurge(t *testing.T) {
 		f.show()
 		time.Sleep(6 * commit)
 		f.purgeDAG(cascadeDAG, 1)
-		if _, roots := f.frontier.get(); len(roots) == 0 {
+		if _, pendingHeads := f.frontier.tips(); len(pendingHeads) == 0 {
 			t.Error("the cascade had ended before the purge")
 		}
 		synctest.Wait()

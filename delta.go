@@ -117,7 +117,7 @@ type deltaContent struct {
 	void       int           // how many of either were left out
 	fault      error         // of the first of these
 	priority   uint64
-	dag        string
+	dagName    string
 }
 
 // takeApart reads a delta. Keys are cleaned as ds.NewKey does. An element or
@@ -125,7 +125,7 @@ type deltaContent struct {
 // counts. Old peers build on what they take, so to refuse its block would strand
 // all their history.
 func takeApart(d Delta) (*deltaContent, error) {
-	c := &deltaContent{from: d, priority: d.GetPriority(), dag: d.GetDagName()}
+	c := &deltaContent{from: d, priority: d.GetPriority(), dagName: d.GetDagName()}
 	elements, err := d.GetElements()
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func takeApart(d Delta) (*deltaContent, error) {
 // accept refuses a delta whole when it breaks a rule. All replicas apply the same
 // rules, so that all refuse the same deltas.
 func (c *deltaContent) accept() error {
-	if err := checkDAGName(c.dag); err != nil {
+	if err := checkDAGName(c.dagName); err != nil {
 		return err
 	}
 	c.giveBack()

@@ -46,8 +46,8 @@
 //     block). A mark stays when its block is gone from the DAG service.
 //   - A head is a complete block that no other complete block of its DAG
 //     replaces. Heads are announced, and new blocks are built on them.
-//   - A root is a pending block with none of its DAG above it: a head to be.
-//   - The frontier is the heads and the roots.
+//   - A pending head is a pending block with none of its DAG above it: a head to be.
+//   - The frontier is the heads and the pending heads.
 //   - A commit is one atomic batch on the user's store. Whatever changes the
 //     pairs or the shape of the DAG is a commit.
 //   - A DAG has a name, mostly "". Named DAGs are for [MerkleCRDT.Publish].
@@ -98,7 +98,7 @@
 // before what is below it (merge.go). The same commit writes a queue row for every
 // link that is missing, and from these rows fetching goes on after a restart
 // (resume.go). When a block is complete, the news spreads upward, in as many commits
-// as it takes (merger.continueCascade), and a root without gaps becomes a head
+// as it takes (merger.continueCascade), and a pending head without gaps becomes a head
 // (dag.go). Only then is it announced in turn.
 //
 // Reads (crdt.go, query.go) go straight to the store, one row a key. They take
@@ -168,7 +168,7 @@
 //	                        of the child; then a byte 0 if there may be more
 //	/p/<child id>/<parent>  one of those that are more; empty
 //	/p/<id>                 the links of a pending block that has more than 8
-//	/r/<id>                 a root: uvarint height, then the DAG's name
+//	/r/<id>                 a pending head: uvarint height, then the DAG's name
 //	/w                      the redo row: a commit that has begun
 //	/w/purged               while a DAG is being purged: the digests of blocks
 //	                        that are to be removed from the DAG service
@@ -230,7 +230,7 @@
 //	batch.mu            what is in one batch
 //	fetcher.mu          the scheduler with all that it knows, the budgets of the
 //	                    size classes, sessions
-//	frontier.mu         the heads and the roots of the last commit
+//	frontier.mu         the heads and the pending heads of the last commit
 //	announcer.mu        what is to be announced
 //	hookQueue.mu        what is to be told to the hooks
 //	repairer.mu         the row /d
@@ -251,7 +251,7 @@
 //     show before the rest, which follows, also after a restart. Before a block that
 //     snapshots claim very much about, some of these claims go. A replica that is
 //     killed at any write reopens to a state that it had, and converges.
-//  3. Every merged block is reachable from the heads and roots, and the history
+//  3. Every merged block is reachable from the heads and pending heads, and the history
 //     of every head is complete, down to the snapshots in it. Not so for
 //     stranded blocks, which never become heads; above a purged block of another
 //     DAG; and in a store of the old module, whose heads are taken to be
@@ -274,7 +274,7 @@
 //  7. Close runs the hooks that wait and sends what is to be announced, within
 //     10 seconds. Twice is harmless. Afterwards calls fail with [ErrClosed].
 //
-// A block that is unavailable holds up only the root above it. Requests that
+// A block that is unavailable holds up only the pending head above it. Requests that
 // are slow give up their slot, and failed ones are tried again with a growing
 // pause of at most Options.RebroadcastInterval, sooner when an unknown block is
 // announced or a peer joins. An announced block that fails 8 times before it
@@ -314,9 +314,9 @@
 //     last one of each goroutine comes on top (hooks.go).
 //
 // But for these two, a replica needs some 400 MiB at most while it is under attack,
-// and next to nothing when it is idle. The frontier has no limit: each head and each root
-// takes some 0.2 KiB, and every commit looks through them, 0.1 ms for each
-// thousand. Heads go when something is written on them; roots stay. Repair,
+// and next to nothing when it is idle. The frontier has no limit: each head and each
+// pending head takes some 0.2 KiB, and every commit looks through them, 0.1 ms for each
+// thousand. Heads go when something is written on them; pending heads stay. Repair,
 // Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG holds those
 // of one commit besides, and all values of other DAGs that it uncovers.
 //

@@ -50,7 +50,7 @@ func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyn
 		return err
 	}
 	opts := DefaultOptions()
-	blocks := &blockStore{dag: dagSyncer, newDelta: newPBDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize}
+	blocks := &blockStore{service: dagSyncer, newDelta: newPBDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize}
 	if err := newMigration(rows, blocks, opts.Logger).goBack(ctx, stamp); err != nil {
 		return fmt.Errorf("crdt: downgrading the store to format %d: %w", oldFormat, err)
 	}
@@ -88,12 +88,12 @@ func (m *migration) goBack(ctx context.Context, stamp string) error {
 	if err := stampVersion(ctx, m.store, downgradingRow); err != nil {
 		return err
 	}
-	return m.take(ctx, []func(context.Context) error{m.markGaps, m.flatten, m.restoreVersions, m.showNamedHeads})
+	return m.takeSteps(ctx, []func(context.Context) error{m.markGaps, m.flatten, m.restoreVersions, m.showNamedHeads})
 }
 
 // markGaps marks the datastore dirty when something is missing in it.
 func (m *migration) markGaps(ctx context.Context) error {
-	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting, m.store.keys.roots} {
+	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting, m.store.keys.pendingHeads} {
 		if gaps, err := m.store.hasAny(ctx, prefix); err != nil {
 			return err
 		} else if gaps {
@@ -105,7 +105,7 @@ func (m *migration) markGaps(ctx context.Context) error {
 
 // restoreVersions makes old rows of the records and the losers.
 func (m *migration) restoreVersions(ctx context.Context) error {
-	return m.eachOf(ctx, m.store.rows(ctx, m.store.keys.records, false, 0), func(e query.Entry) error {
+	return m.eachOf(ctx, m.store.rowsUnder(ctx, m.store.keys.records, false, 0), func(e query.Entry) error {
 		r, err := decodeRecord(e.Value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Key, err)
@@ -166,7 +166,7 @@ func (m *migration) showNamedHeads(ctx context.Context) error {
 	if err := f.load(ctx, m.store); err != nil {
 		return err
 	}
-	heads, _ := f.get()
+	heads, _ := f.tips()
 	for id, v := range heads {
 		m.put(m.store.keys.head(id, HeadValue{}), headRow(v))
 		if err := m.flushIfFull(ctx); err != nil {

@@ -101,7 +101,7 @@ func (f *fetcher) readRows() {
 
 // fetch makes a request: it gets a block and hands it to the merger.
 func (f *fetcher) fetch(ctx context.Context, r *request, l link, s *session) {
-	raw, err := f.get(ctx, l, r.group, s)
+	raw, err := f.getRaw(ctx, l, r.group, s)
 	if err == nil {
 		err = f.bring(ctx, r, raw)
 	}
@@ -160,7 +160,7 @@ func (f *fetcher) deliver(r *request, a *arrival) {
 func (f *fetcher) open(id blockID, raw []byte) *arrival {
 	need := f.classes.need(raw)
 	f.mu.Lock()
-	ok := need.take()
+	ok := need.tryTake()
 	f.mu.Unlock()
 	if !ok {
 		return nil

@@ -26,8 +26,8 @@ func TestMissingBlockStallsNothingButItsOwnRoot(t *testing.T) {
 		b.put("/3", fmt.Sprint(i))
 	}
 	waitFor(t, "honest replicas to converge", func() bool {
-		first, _ := a.frontier.get()
-		second, _ := b.frontier.get()
+		first, _ := a.frontier.tips()
+		second, _ := b.frontier.tips()
 		return fmt.Sprint(first.list()) == fmt.Sprint(second.list()) && a.get("/3") == "9" && b.get("/2") == "9"
 	})
 	for _, h := range b.InternalStats(ctx).Heads {

@@ -33,7 +33,7 @@ func (h Head) String() string {
 	return fmt.Sprintf("%s (height %d in %s)", h.Cid, h.Height, h.DAGName)
 }
 
-// tips are blocks at the top of something: heads or roots.
+// tips are blocks at the top of something: heads or pending heads.
 type tips map[blockID]HeadValue
 
 // maxHeight returns the greatest height among the tips of a DAG.
@@ -90,29 +90,29 @@ func (t tips) list() []Head {
 	return heads
 }
 
-// A frontier is the top of the DAGs as of the last commit: the heads and the
-// roots. A root is a merged block that no merged block of its DAG links to, with
+// A frontier is the top of the DAGs as of the last commit: the heads, and the pending
+// heads, which are merged blocks that no merged block of their DAG links to, with
 // history that is still missing.
 type frontier struct {
-	mu    sync.RWMutex // held to replace heads, not to commit
-	heads tips         // never changed in place
-	roots tips         // likewise
+	mu           sync.RWMutex // held to replace heads, not to commit
+	heads        tips         // never changed in place
+	pendingHeads tips         // likewise
 
 	// How many heads each DAG has, or nil until somebody asks: most commits of
 	// many heads are followed by no batch.
 	widths map[string]int
 }
 
-func (f *frontier) get() (heads, roots tips) {
+func (f *frontier) tips() (heads, pendingHeads tips) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.heads, f.roots
+	return f.heads, f.pendingHeads
 }
 
-func (f *frontier) set(heads, roots tips) {
+func (f *frontier) set(heads, pendingHeads tips) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.heads, f.roots, f.widths = heads, roots, nil
+	f.heads, f.pendingHeads, f.widths = heads, pendingHeads, nil
 }
 
 // width returns how many heads a DAG has. It looks through all heads once after
@@ -131,7 +131,7 @@ func (f *frontier) width(dagName string) int {
 
 // load reads the frontier from the store.
 func (f *frontier) load(ctx context.Context, store *rowStore) error {
-	heads, roots := make(tips), make(tips)
+	heads, pendingHeads := make(tips), make(tips)
 	for e, err := range store.rowsOf(ctx, store.keys.heads, 1, false) {
 		if err := heads.read("", e.Key, e.Value, err); err != nil {
 			return err
@@ -146,13 +146,13 @@ func (f *frontier) load(ctx context.Context, store *rowStore) error {
 			return err
 		}
 	}
-	for e, err := range store.rowsOf(ctx, store.keys.roots, 1, false) {
+	for e, err := range store.rowsOf(ctx, store.keys.pendingHeads, 1, false) {
 		_, n := binary.Uvarint(e.Value)
-		if err := roots.read(string(e.Value[max(n, 0):]), e.Key, e.Value, err); err != nil {
+		if err := pendingHeads.read(string(e.Value[max(n, 0):]), e.Key, e.Value, err); err != nil {
 			return err
 		}
 	}
-	f.set(heads, roots)
+	f.set(heads, pendingHeads)
 	return nil
 }
 
@@ -220,5 +220,5 @@ func (c *tipsChange) rows(key func(blockID, HeadValue) ds.Key, value func(HeadVa
 // headRow is the value of a head's row; the name of the DAG is in the key.
 func headRow(v HeadValue) []byte { return binary.AppendUvarint(nil, v.Height) }
 
-// rootRow is that of a root's.
-func rootRow(v HeadValue) []byte { return append(headRow(v), v.DAGName...) }
+// pendingHeadRow is that of a pending head's.
+func pendingHeadRow(v HeadValue) []byte { return append(headRow(v), v.DAGName...) }

@@ -92,8 +92,8 @@ func (q *hookQueue) push(events []event) {
 	}
 }
 
-// run runs the hooks for what has been pushed so far.
-func (q *hookQueue) run() {
+// runHooks runs the hooks for what has been pushed so far.
+func (q *hookQueue) runHooks() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.running || len(q.events) == 0 {
@@ -167,7 +167,7 @@ func (q *hookQueue) full() (notFull <-chan struct{}, taken uint64) {
 
 // waitWhileFull blocks while the queue is full. It is for the merger.
 func (q *hookQueue) waitWhileFull() {
-	q.run() // a hook that panicked may have left events to nobody
+	q.runHooks() // a hook that panicked may have left events to nobody
 	if notFull, _ := q.full(); notFull != nil {
 		<-notFull
 	}
@@ -243,8 +243,8 @@ func inHook() bool {
 // hookCaller is the name of the function that calls the hooks.
 var hookCaller = runtime.FuncForPC(reflect.ValueOf((*hookQueue).call).Pointer()).Name()
 
-// finish runs what is left and waits until no hook is running.
-func (q *hookQueue) finish() {
-	q.run()
+// runRest runs what is left and waits until no hook is running.
+func (q *hookQueue) runRest() {
+	q.runHooks()
 	q.workers.Wait()
 }

@@ -19,7 +19,7 @@ import (
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -236,8 +236,8 @@ func (b *battle) converge() {
 	b.t.Helper()
 	x, y := b.replicas[0], b.replicas[1]
 	waitFor(b.t, "the replicas to have the same heads", func() bool {
-		first, _ := x.frontier.get()
-		second, _ := y.frontier.get()
+		first, _ := x.frontier.tips()
+		second, _ := y.frontier.tips()
 		return maps.Equal(first, second)
 	})
 	if !maps.Equal(honest(x.pairs()), honest(y.pairs())) {
@@ -281,7 +281,7 @@ func checkMergedBlocks(t *testing.T, r *replica) {
 		if !m.state.merged() || len(raw) > 1<<20 {
 			continue // reading the largest takes long
 		}
-		node, err := dag.DecodeProtobuf(raw)
+		node, err := merkledag.DecodeProtobuf(raw)
 		var d pb.Delta
 		if err == nil {
 			err = proto.Unmarshal(node.Data(), &d)

@@ -24,7 +24,7 @@ func (d *Datastore) InternalStats(context.Context) Stats {
 		return Stats{}
 	}
 	defer d.leave()
-	heads, _ := d.frontier.get()
+	heads, _ := d.frontier.tips()
 	s := Stats{Heads: heads.list(), QueuedJobs: d.fetcher.len(), VoidElements: d.committer.leftOut.Load()}
 	for _, h := range s.Heads {
 		s.MaxHeight = max(s.MaxHeight, h.Height)
@@ -38,7 +38,7 @@ func (d *Datastore) InternalStats(context.Context) Stats {
 func (d *Datastore) PrintDAG(ctx context.Context) error {
 	return d.inspect(ctx, func(b *block) error {
 		_, err := fmt.Printf("%s height=%d dag=%q elements=%d tombstones=%d links=%d\n",
-			b.id.Cid(), b.delta.priority, b.delta.dag, len(b.delta.elements), len(b.delta.tombstones), len(b.links))
+			b.id.Cid(), b.delta.priority, b.delta.dagName, len(b.delta.elements), len(b.delta.tombstones), len(b.links))
 		return err
 	})
 }
@@ -77,7 +77,7 @@ func (d *Datastore) inspect(ctx context.Context, show func(*block) error) error 
 		return err
 	}
 	defer end()
-	heads, _ := d.frontier.get()
+	heads, _ := d.frontier.tips()
 	return d.blocks.traverse(ctx, heads.ids(), &traversal{}, func(_ blockID, b *block, err error) error {
 		if err != nil {
 			return err

@@ -24,9 +24,9 @@ func (k *keyChange) check() {
 }
 
 func (c *dagChange) check() {
-	for id, tip := range c.roots.now {
+	for id, tip := range c.pendingHeads.now {
 		if m := c.marks[id]; m != nil {
-			mustHold(m.state == pending && !m.covered && m.tip == tip, "root %s is %v", id.Cid(), m)
+			mustHold(m.state == pending && !m.neverHead && m.tip == tip, "pending head %s is %v", id.Cid(), m)
 		}
 	}
 	for id := range c.heads.now {

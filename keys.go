@@ -89,19 +89,19 @@ func (n InternalNamespaces) complete() (InternalNamespaces, error) {
 // keyspace names every row that a datastore keeps in the user's store. Each
 // string is a prefix without a slash at its end.
 type keyspace struct {
-	namespace  ds.Key
-	heads      string // <id>: height
-	dagHeads   string // <dag>/<id>: height
-	records    string // <key>: record
-	losers     string // <escaped key>/<id>: loser
-	tombstones string // <key>/<id>: nothing
-	claims     string // <id>/<escaped key>: snapshot, key; <id>: DAG name
-	blocks     string // <id>: mark
-	queue      string // <id>: at most this height
-	waiting    string // w/<child id>: parents; <child id>/<parent id>: nothing; <id>: links
-	roots      string // <id>: height, DAG name
-	oldSet     string // what formats 0 and 1 kept in <set>/s and <set>/k
-	oldValues  string
+	namespace    ds.Key
+	heads        string // <id>: height
+	dagHeads     string // <dag>/<id>: height
+	records      string // <key>: record
+	losers       string // <escaped key>/<id>: loser
+	tombstones   string // <key>/<id>: nothing
+	claims       string // <id>/<escaped key>: snapshot, key; <id>: DAG name
+	blocks       string // <id>: mark
+	queue        string // <id>: at most this height
+	waiting      string // w/<child id>: parents; <child id>/<parent id>: nothing; <id>: links
+	pendingHeads string // <id>: height, DAG name
+	oldSet       string // what formats 0 and 1 kept in <set>/s and <set>/k
+	oldValues    string
 
 	dirty, open, version, redo, purged ds.Key
 }
@@ -110,24 +110,24 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 	root := strings.TrimSuffix(ds.NewKey(namespace.String()).String(), "/")
 	in := func(parts ...string) string { return root + "/" + strings.Join(parts, "/") }
 	return &keyspace{
-		namespace:  ds.NewKey(namespace.String()),
-		heads:      in(n.Heads),
-		dagHeads:   in(n.DAGHeads),
-		records:    in(n.Set, "r"),
-		losers:     in(n.Set, "l"),
-		tombstones: in(n.Set, "t"),
-		claims:     in(n.Set, "c"),
-		blocks:     in(n.ProcessedBlocks),
-		queue:      in("q"),
-		waiting:    in("p"),
-		roots:      in("r"),
-		oldSet:     in(n.Set, "s"),
-		oldValues:  in(n.Set, "k"),
-		dirty:      ds.RawKey(in(n.DirtyBitKey)),
-		open:       ds.RawKey(in(n.BadShutdownKey)),
-		version:    ds.RawKey(in(n.VersionKey)),
-		redo:       ds.RawKey(in("w")),
-		purged:     ds.RawKey(in("w", "purged")),
+		namespace:    ds.NewKey(namespace.String()),
+		heads:        in(n.Heads),
+		dagHeads:     in(n.DAGHeads),
+		records:      in(n.Set, "r"),
+		losers:       in(n.Set, "l"),
+		tombstones:   in(n.Set, "t"),
+		claims:       in(n.Set, "c"),
+		blocks:       in(n.ProcessedBlocks),
+		queue:        in("q"),
+		waiting:      in("p"),
+		pendingHeads: in("r"),
+		oldSet:       in(n.Set, "s"),
+		oldValues:    in(n.Set, "k"),
+		dirty:        ds.RawKey(in(n.DirtyBitKey)),
+		open:         ds.RawKey(in(n.BadShutdownKey)),
+		version:      ds.RawKey(in(n.VersionKey)),
+		redo:         ds.RawKey(in("w")),
+		purged:       ds.RawKey(in("w", "purged")),
 	}
 }
 
@@ -169,7 +169,9 @@ func (k *keyspace) oldVersion(key string, id blockID) ds.Key {
 func (k *keyspace) block(id blockID) ds.Key  { return ds.RawKey(id.under(k.blocks)) }
 func (k *keyspace) queued(id blockID) ds.Key { return ds.RawKey(id.under(k.queue)) }
 
-func (k *keyspace) root(id blockID, _ HeadValue) ds.Key { return ds.RawKey(id.under(k.roots)) }
+func (k *keyspace) pendingHead(id blockID, _ HeadValue) ds.Key {
+	return ds.RawKey(id.under(k.pendingHeads))
+}
 
 // links is the row of a pending block's links, if these are many.
 func (k *keyspace) links(id blockID) ds.Key { return ds.RawKey(id.under(k.waiting)) }

@@ -233,7 +233,7 @@ func checkNames(t *testing.T, name string) {
 	}
 	var f frontier
 	err := f.load(ctx, h.store)
-	if heads, _ := f.get(); err != nil || len(heads) != 1 || heads[id] != v {
+	if heads, _ := f.tips(); err != nil || len(heads) != 1 || heads[id] != v {
 		t.Errorf("a head of DAG %q is stored as %q and loaded as %v: %v", name, h.store.keys.head(id, v), heads, err)
 	}
 }

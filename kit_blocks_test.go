@@ -12,7 +12,7 @@ import (
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -20,7 +20,7 @@ import (
 // and returns its CID.
 func (node *testNode) forge(t *testing.T, data []byte, links ...cid.Cid) cid.Cid {
 	t.Helper()
-	nd := dag.NodeWithData(data)
+	nd := merkledag.NodeWithData(data)
 	nd.SetCidBuilder(blockPrefix)
 	for _, c := range links {
 		if err := nd.AddRawLink("", &ipld.Link{Cid: c}); err != nil {
@@ -41,7 +41,7 @@ func (node *testNode) forgePriority(t *testing.T, p uint64, links ...cid.Cid) ci
 // forgeV0 makes a block as histories that began before 2021 have them.
 func (node *testNode) forgeV0(t *testing.T, d *pb.Delta, links ...cid.Cid) cid.Cid {
 	t.Helper()
-	nd := dag.NodeWithData(marshalDelta(t, d)) // its CID is of version 0
+	nd := merkledag.NodeWithData(marshalDelta(t, d)) // its CID is of version 0
 	for _, c := range links {
 		if err := nd.AddRawLink("", &ipld.Link{Cid: c}); err != nil {
 			t.Fatal(err)
@@ -71,9 +71,9 @@ func mustMarshal(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-func mustDecode(t *testing.T, raw []byte) *dag.ProtoNode {
+func mustDecode(t *testing.T, raw []byte) *merkledag.ProtoNode {
 	t.Helper()
-	node, err := dag.DecodeProtobuf(raw)
+	node, err := merkledag.DecodeProtobuf(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func (h *setHarness) commit(t *testing.T, blocks ...*block) {
 			}
 			now[b.id] = true
 		}
-		err := c.settle(ctx)
+		err := c.electWinners(ctx)
 		missing, _ := err.(missingValues)
 		if err != nil && missing == nil {
 			t.Fatal(err)
@@ -226,7 +226,7 @@ func (h *setHarness) commit(t *testing.T, blocks ...*block) {
 func (h *setHarness) pairs(t *testing.T) map[string]string {
 	t.Helper()
 	pairs := make(map[string]string)
-	for e, err := range h.store.rows(ctx, h.store.keys.records, false, 0) {
+	for e, err := range h.store.rowsUnder(ctx, h.store.keys.records, false, 0) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,13 +37,13 @@ func checkRows(t *testing.T, r *replica) {
 		t.Error(err)
 		return
 	}
-	heads, roots := f.get()
+	heads, pendingHeads := f.tips()
 	c := newStoreCheck(t, r)
 	model := c.readBlocks()
 	for id := range heads {
 		c.cover(id, true)
 	}
-	for id := range roots {
+	for id := range pendingHeads {
 		c.cover(id, false)
 	}
 	c.checkPairs(model)
@@ -60,7 +60,7 @@ type storeCheck struct {
 	marks   map[blockID]*mark
 	links   map[blockID][]blockID // of the merged blocks that are here
 	covers  map[blockID][]blockID // by snapshots
-	covered map[blockID]bool      // reached from a head or root
+	covered map[blockID]bool      // reached from a head or pending head
 }
 
 func newStoreCheck(t *testing.T, r *replica) *storeCheck {
@@ -119,7 +119,7 @@ func (c *storeCheck) readBlocks() modelSet {
 	return model
 }
 
-// cover goes down from a head, below which all must be complete, or a root.
+// cover goes down from a head, below which all must be complete, or a pending head.
 func (c *storeCheck) cover(id blockID, head bool) {
 	if c.covered[id] {
 		return
@@ -149,7 +149,7 @@ func (c *storeCheck) checkPairs(model modelSet) {
 	}
 	for id, m := range c.marks {
 		if m.state.merged() && m.state != stranded && !c.covered[id] {
-			c.t.Errorf("merged block %s is not below any head or root", id.Cid())
+			c.t.Errorf("merged block %s is not below any head or pending head", id.Cid())
 		}
 	}
 	c.r.mergeParts(model)
@@ -212,7 +212,7 @@ func (c *storeCheck) checkWaiters(f *frontier) {
 	told := make(map[blockID]bool) // it is pending, and has to be told that it is stranded
 	under := make(map[blockID]bool)
 	for _, child := range c.waitedFor() {
-		_, queued, err := dag.store.get(ctx, dag.store.keys.queued(child))
+		_, queued, err := dag.store.getRow(ctx, dag.store.keys.queued(child))
 		c.r.must(err)
 		m := c.mark(child)
 		if m.state != pending && !queued {
@@ -237,8 +237,8 @@ func (c *storeCheck) checkWaiters(f *frontier) {
 		if !told[id] && int(m.missing) != waits[id] {
 			c.t.Errorf("pending block %s waits for %d blocks, and is to wait for %d", id.Cid(), waits[id], m.missing)
 		}
-		if _, root := f.roots[id]; root && m.covered || !root && !m.covered && !under[id] {
-			c.t.Errorf("pending block %s: root %v, covered %v, below a pending one %v", id.Cid(), root, m.covered, under[id])
+		if _, root := f.pendingHeads[id]; root && m.neverHead || !root && !m.neverHead && !under[id] {
+			c.t.Errorf("pending block %s: root %v, covered %v, below a pending one %v", id.Cid(), root, m.neverHead, under[id])
 		}
 	}
 }
@@ -285,7 +285,7 @@ func (r *replica) begun() (blocks []*block) {
 	for _, e := range r.rowsUnder("/q") {
 		_, id, ok := splitID(e.Key)
 		raw := r.node.raw(id)
-		if _, merged, err := s.get(ctx, s.keys.block(id)); !ok || merged || err != nil || raw == nil {
+		if _, merged, err := s.getRow(ctx, s.keys.block(id)); !ok || merged || err != nil || raw == nil {
 			continue
 		}
 		if b, err := r.Datastore.blocks.decode(id, raw); err == nil && len(b.delta.tombstones) > 0 {

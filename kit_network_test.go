@@ -13,7 +13,7 @@ import (
 	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -411,9 +411,9 @@ type rawNode struct {
 }
 
 func newRawNode(c cid.Cid, raw []byte) *rawNode {
-	nd, err := dag.DecodeProtobuf(raw)
+	nd, err := merkledag.DecodeProtobuf(raw)
 	if err != nil {
-		nd = dag.NodeWithData(nil)
+		nd = merkledag.NodeWithData(nil)
 	}
 	return &rawNode{Node: nd, raw: raw, cid: c}
 }

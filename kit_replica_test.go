@@ -155,7 +155,7 @@ func (r *replica) state(c cid.Cid) markState {
 	r.t.Helper()
 	id, err := blockIDOf(c)
 	r.must(err)
-	b, found, err := r.Datastore.store.get(ctx, r.Datastore.store.keys.block(id))
+	b, found, err := r.Datastore.store.getRow(ctx, r.Datastore.store.keys.block(id))
 	r.must(err)
 	if !found {
 		return unknown
@@ -261,10 +261,10 @@ func awaitNil(t *testing.T, what string, call func() error) {
 func converge(t *testing.T, replicas ...*replica) map[string]string {
 	t.Helper()
 	waitFor(t, "replicas to have the same heads", func() bool {
-		first, _ := replicas[0].frontier.get()
+		first, _ := replicas[0].frontier.tips()
 		for _, r := range replicas {
-			heads, roots := r.frontier.get()
-			if len(roots) > 0 || !maps.Equal(heads, first) {
+			heads, pendingHeads := r.frontier.tips()
+			if len(pendingHeads) > 0 || !maps.Equal(heads, first) {
 				return false
 			}
 		}

@@ -85,7 +85,7 @@ func decodeBroadcast(data []byte) ([]announced, error) {
 		return nil, fmt.Errorf("more than %d bytes", maxMessage)
 	}
 	l := announcedList{seen: make(map[blockID]bool)}
-	err := eachField(data, headsField, l.add)
+	err := eachField(data, headsField, l.addHead)
 	switch {
 	case err == nil && !isCIDv0(data), errors.Is(err, errEnough):
 		return l.list, l.err
@@ -118,7 +118,7 @@ type announcedList struct {
 	err    error // of the last head that was left out
 }
 
-func (l *announcedList) add(msg []byte) error {
+func (l *announcedList) addHead(msg []byte) error {
 	if l.looked++; l.looked > maxHeadsPerMessage {
 		return errEnough
 	}

@@ -120,7 +120,7 @@ func refuseGarbage(t *testing.T) {
 	if pairs := victim.pairs(); len(pairs) != 1 {
 		t.Errorf("bad blocks brought pairs: %v", pairs)
 	}
-	for e, err := range victim.Datastore.store.rows(ctx, "", true, 0) {
+	for e, err := range victim.Datastore.store.rowsUnder(ctx, "", true, 0) {
 		if err != nil || !strings.HasPrefix(e.Key, testNamespace.String()+"/") {
 			t.Errorf("row %s is outside the namespace: %v", e.Key, err)
 		}

@@ -13,10 +13,10 @@ type mark struct {
 
 	// Of a pending block alone is stored how many of its links are not
 	// complete yet, and what makes it a head when the last of them is.
-	missing uint64
-	tip     HeadValue
-	links   []blockID // none: they are many, and stand in a row of their own
-	covered bool      // it is below a complete block, and must not become a head
+	missing   uint64
+	tip       HeadValue
+	links     []blockID // none: they are many, and stand in a row of their own
+	neverHead bool      // it is below a complete block, and must not become a head
 
 	changed bool // in this commit: its row is to be written
 }
@@ -27,8 +27,8 @@ const fewLinks = 8
 
 type markState byte
 
-// coveredBit is set in the stored state of a covered block.
-const coveredBit = 1 << 7
+// neverHeadBit is set in the stored state of a block that must not become a head.
+const neverHeadBit = 1 << 7
 
 const (
 	unknown  markState = iota // not merged, no row
@@ -53,8 +53,8 @@ func (m *mark) encode() []byte {
 	if m.state != pending {
 		return b
 	}
-	if m.covered {
-		b[0] |= coveredBit
+	if m.neverHead {
+		b[0] |= neverHeadBit
 	}
 	b = binary.AppendUvarint(b, m.missing)
 	b = binary.AppendUvarint(b, m.tip.Height)
@@ -67,9 +67,9 @@ func decodeMark(b []byte) (*mark, error) {
 	if len(b) == 0 {
 		return &mark{state: complete}, nil
 	}
-	switch state := markState(b[0] &^ coveredBit); {
+	switch state := markState(b[0] &^ neverHeadBit); {
 	case state == pending:
-		m := &mark{state: pending, covered: b[0]&coveredBit != 0}
+		m := &mark{state: pending, neverHead: b[0]&neverHeadBit != 0}
 		return m, m.decodePending(b[1:])
 	case len(b) == 1 && (b[0] == byte(refused) || b[0] == byte(stranded)):
 		return &mark{state: state}, nil
@@ -99,7 +99,7 @@ func (m *mark) decodePending(b []byte) error {
 
 // mark reads the mark of a block.
 func (s *rowStore) mark(ctx context.Context, id blockID) (*mark, error) {
-	b, found, err := s.get(ctx, s.keys.block(id))
+	b, found, err := s.getRow(ctx, s.keys.block(id))
 	if err == nil && !found {
 		return &mark{state: unknown}, nil
 	}

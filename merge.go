@@ -111,7 +111,7 @@ func (m *merger) mergeAll(group []*arrival) {
 	rest := m.keep(group)
 	for step := len(rest); len(rest) > 0; {
 		now := rest[:min(step, len(rest))]
-		err := m.merge(now)
+		err := m.commitGroup(now)
 		switch {
 		case err == nil:
 			rest = rest[len(now):]
@@ -229,8 +229,8 @@ func (m *merger) readValues(b *missingBlock, missing missingValues, known map[ve
 	m.fetcher.retry(b, values)
 }
 
-// merge commits a group in one piece and tells the fetcher what is missing.
-func (m *merger) merge(group []*arrival) error {
+// commitGroup commits a group in one piece and tells the fetcher what is missing.
+func (m *merger) commitGroup(group []*arrival) error {
 	var c *commit
 	err := m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
 		c = now
@@ -254,14 +254,14 @@ func (m *merger) fill(ctx context.Context, c *commit, group []*arrival) error {
 		return err
 	}
 	for _, a := range group {
-		if err := m.add(ctx, c, a); err != nil {
+		if err := m.addArrival(ctx, c, a); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *merger) add(ctx context.Context, c *commit, a *arrival) error {
+func (m *merger) addArrival(ctx context.Context, c *commit, a *arrival) error {
 	if m.fetcher.isDropped(a.missing) { // it has been purged since it was fetched
 		return nil
 	}

@@ -7,7 +7,7 @@ import (
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 )
 
 // MerkleCRDT is a Datastore with its inner layers open: deltas of the user's
@@ -148,7 +148,7 @@ func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ip
 		}
 		node, err := decodeNode(b.raw)
 		if err == nil && t.link(id).v0 {
-			err = node.SetCidBuilder(dag.V0CidPrefix())
+			err = node.SetCidBuilder(merkledag.V0CidPrefix())
 		}
 		if err != nil {
 			return err

@@ -46,7 +46,7 @@ func TestPublishLeavesTheSameBlockOfAnotherReplicaAlone(t *testing.T) {
 	d.SetTombstones(versions[1:]) // the winner: this uncovers the loser
 
 	d.SetPriority(3)
-	heads, _ := r.frontier.get()
+	heads, _ := r.frontier.tips()
 	same, err := r.blocks.build(d, heads.of(""))
 	r.must(err)
 	r.must(r.node.addRaw(same.id.Cid(), same.raw))

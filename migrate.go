@@ -71,7 +71,7 @@ func (m *migration) run(ctx context.Context, version uint64) error {
 	if version > 0 {
 		steps[1] = func(context.Context) error { return nil }
 	}
-	if err := m.take(ctx, steps); err != nil {
+	if err := m.takeSteps(ctx, steps); err != nil {
 		return err
 	}
 	if m.seen > 0 {
@@ -80,7 +80,7 @@ func (m *migration) run(ctx context.Context, version uint64) error {
 	return nil
 }
 
-func (m *migration) take(ctx context.Context, steps []func(context.Context) error) (err error) {
+func (m *migration) takeSteps(ctx context.Context, steps []func(context.Context) error) (err error) {
 	if m.losers, err = m.store.hasAny(ctx, m.store.keys.losers); err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (m *migration) take(ctx context.Context, steps []func(context.Context) erro
 
 // each calls f with the keys of the rows under a prefix, and writes what f queues.
 func (m *migration) each(ctx context.Context, prefix string, f func(query.Entry) error) error {
-	return m.eachOf(ctx, m.store.rows(ctx, prefix, true, 0), f)
+	return m.eachOf(ctx, m.store.rowsUnder(ctx, prefix, true, 0), f)
 }
 
 func (m *migration) eachOf(ctx context.Context, rows iter.Seq2[query.Entry, error], f func(query.Entry) error) error {
@@ -222,7 +222,7 @@ func (m *migration) record(ctx context.Context, key string) (*record, error) {
 	if r := m.records[key]; r != nil {
 		return r, nil
 	}
-	b, found, err := m.store.get(ctx, m.store.keys.record(key))
+	b, found, err := m.store.getRow(ctx, m.store.keys.record(key))
 	if err != nil || !found {
 		return nil, err
 	}
@@ -232,11 +232,11 @@ func (m *migration) record(ctx context.Context, key string) (*record, error) {
 // oldRecord reads the value and the priority of a key from the old rows, or,
 // if the old module was cut off before it wrote them, from the block.
 func (m *migration) oldRecord(ctx context.Context, key string, id blockID) (*record, error) {
-	value, found, err := m.store.get(ctx, ds.RawKey(m.store.keys.oldValues+key+"/v"))
+	value, found, err := m.store.getRow(ctx, ds.RawKey(m.store.keys.oldValues+key+"/v"))
 	if err != nil {
 		return nil, err
 	}
-	p, foundP, err := m.store.get(ctx, ds.RawKey(m.store.keys.oldValues+key+"/p"))
+	p, foundP, err := m.store.getRow(ctx, ds.RawKey(m.store.keys.oldValues+key+"/p"))
 	if err != nil {
 		return nil, err
 	}
@@ -279,14 +279,14 @@ func (m *migration) elect(ctx context.Context, key string) error {
 		k.setLoser(k.win.id, &loser{version: version{id: k.win.id}, unranked: true})
 	}
 	k.undecide()
-	return m.settle(ctx, c)
+	return m.queueRows(ctx, c)
 }
 
-// settle queues the rows of a change once it is known who wins.
-func (m *migration) settle(ctx context.Context, c *setChange) error {
+// queueRows queues the rows of a change once it is known who wins.
+func (m *migration) queueRows(ctx context.Context, c *setChange) error {
 	err := m.blocks.withValues(ctx, func(values map[versionName]*loser) error {
 		c.fetched = values
-		return c.settle(ctx)
+		return c.electWinners(ctx)
 	})
 	if err != nil {
 		return err
@@ -378,7 +378,7 @@ func (m *migration) readAgain(ctx context.Context, claim ds.Key, id blockID) err
 	}
 	k.remove(id)
 	k.setLoser(id, &loser{version: version{id: id}, unranked: true})
-	if err := m.settle(ctx, c); err != nil {
+	if err := m.queueRows(ctx, c); err != nil {
 		return err
 	}
 	return m.flush(ctx) // the next claim may be about the same key
@@ -392,7 +392,7 @@ func (m *migration) mendHeads(ctx context.Context) error {
 	if err := f.load(ctx, m.store); err != nil {
 		return err
 	}
-	heads, _ := f.get()
+	heads, _ := f.tips()
 	limited, cancel := context.WithTimeout(ctx, headsTimeout)
 	defer cancel()
 	for id, v := range heads {
@@ -419,8 +419,8 @@ func (m *migration) mendHeads(ctx context.Context) error {
 // stays where it is.
 func (v HeadValue) mended(d *deltaContent) HeadValue {
 	v.Height = max(v.Height, d.priority)
-	if checkDAGName(d.dag) == nil {
-		v.DAGName = d.dag
+	if checkDAGName(d.dagName) == nil {
+		v.DAGName = d.dagName
 	}
 	return v
 }

@@ -209,7 +209,7 @@ func removeVersionsOneByOne(t *testing.T, o *oldStore, r *replica, best bool) {
 // waits until they are merged.
 func (r *replica) fromPeer(tombstones []*pb.Element) *block {
 	r.t.Helper()
-	heads, _ := r.frontier.get()
+	heads, _ := r.frontier.tips()
 	d := newPBDelta()
 	d.SetTombstones(tombstones)
 	d.SetPriority(heads.maxHeight("") + 1)

@@ -22,7 +22,7 @@ func (m *migration) mix(ctx context.Context, stamp string) error {
 	} else if err := stampVersion(ctx, m.store, mixedRow); err != nil {
 		return err
 	}
-	return m.take(ctx, steps)
+	return m.takeSteps(ctx, steps)
 }
 
 func (m *migration) isMixed(ctx context.Context, stamp string) (bool, error) {
@@ -70,7 +70,7 @@ func (m *migration) removeVersion(ctx context.Context, key string, id blockID) e
 		}
 	}
 	k.remove(id)
-	if err := m.settle(ctx, c); err != nil {
+	if err := m.queueRows(ctx, c); err != nil {
 		return err
 	}
 	return m.flush(ctx) // the next tombstone may be for the same key
@@ -92,7 +92,7 @@ func (m *migration) contest(ctx context.Context, key string, id blockID, r *reco
 }
 
 // flatten takes away what formats 0 and 1 do not know: that a block is missing.
-// Merged blocks become complete, roots become heads, and refused blocks are
+// Merged blocks become complete, pending heads become heads, and refused blocks are
 // forgotten. If anything is missing, the datastore must be dirty. The claims of
 // snapshots stay, as the old module does not look at them: without them New would
 // take the versions for those of merged blocks.
@@ -110,10 +110,10 @@ func (m *migration) raiseRoots(ctx context.Context) error {
 	if err := f.load(ctx, m.store); err != nil {
 		return err
 	}
-	_, roots := f.get()
-	for id, v := range roots {
+	_, pendingHeads := f.tips()
+	for id, v := range pendingHeads {
 		m.put(m.store.keys.head(id, v), headRow(v))
-		m.remove(m.store.keys.root(id, v))
+		m.remove(m.store.keys.pendingHead(id, v))
 		if err := m.flushIfFull(ctx); err != nil {
 			return err
 		}

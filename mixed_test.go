@@ -21,7 +21,7 @@ func visitedStore(t *testing.T) *oldStore {
 	}
 	converge(t, r, other)
 	other.must(other.Close())
-	heads, _ := r.frontier.get()
+	heads, _ := r.frontier.tips()
 	w := newOldWriter(t)
 	w.heads, w.height = heads.ids(), heads.maxHeight("")
 	o := r.capture("visited")
@@ -75,7 +75,7 @@ func TestTombstonesOfTheOldModuleCountInOurStore(t *testing.T) {
 	r.put("/stays", "v")
 	r.put("/gone", "v")
 	w := newOldWriter(t)
-	heads, _ := r.frontier.get()
+	heads, _ := r.frontier.tips()
 	w.heads, w.height = heads.ids(), 2
 	o := r.capture("tombstones")
 	w.write(nil, tombstonesFor("/gone", []blockID{o.model(t).live("/gone")[0].id}))

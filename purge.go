@@ -42,14 +42,14 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 		return 0, err
 	}
 	defer m.repairer.releaseAlone()
-	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, dag: dagName}
+	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, dagName: dagName}
 	defer p.end(context.WithoutCancel(ctx))
 	return p.run(ctx)
 }
 
 // A purge is one call of PurgeDAG. It goes on in commits of bounded size, the
 // oldest blocks first: so no version of the DAG is uncovered on the way, and
-// what is left is always below heads or roots, where a further call finds it.
+// what is left is always below heads or pending heads, where a further call finds it.
 //
 // Each commit takes marks away, and then the blocks are removed from the DAG
 // service. The other way round, a call that was cut off would leave marks
@@ -66,7 +66,7 @@ type purge struct {
 	blocks    *blockStore
 	committer *committer
 	fetcher   *fetcher
-	dag       string
+	dagName   string
 	walk      traversal
 	found     map[blockID]*foundBlock
 	wants     []blockID // missing blocks that the DAG alone has wanted
@@ -109,7 +109,7 @@ func (p *purge) shown(t tips) tips {
 // note takes notice of a block that is merged while the purge looks for its
 // blocks.
 func (p *purge) note(b *block) {
-	if p != nil && p.hidden == nil && b.delta.dag == p.dag {
+	if p != nil && p.hidden == nil && b.delta.dagName == p.dagName {
 		p.late = append(p.late, b.id)
 	}
 }
@@ -140,16 +140,16 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 	if removed += n; err != nil {
 		return removed, err
 	}
-	return removed, p.finish(ctx, tops)
+	return removed, p.removeRemains(ctx, tops)
 }
 
 // start begins to note what is merged. It returns the tops of the DAG, and what
 // an earlier purge has left to be removed.
 func (p *purge) start(ctx context.Context) (tops, left []blockID, err error) {
 	err = p.committer.do(ctx, func(c *commit) error {
-		tops = append(c.dag.heads.now.of(p.dag), c.dag.roots.now.of(p.dag)...)
+		tops = append(c.dag.heads.now.of(p.dagName), c.dag.pendingHeads.now.of(p.dagName)...)
 		p.committer.purge = p
-		row, _, err := p.store.get(ctx, p.store.keys.purged)
+		row, _, err := p.store.getRow(ctx, p.store.keys.purged)
 		if err != nil {
 			return err
 		}
@@ -210,7 +210,7 @@ func (p *purge) checkBelow(ctx context.Context, b *foundBlock) error {
 func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, err error) {
 	hidden := make(map[blockID]bool)
 	for id, b := range p.found {
-		hidden[id] = b.tip.DAGName == p.dag
+		hidden[id] = b.tip.DAGName == p.dagName
 	}
 	err = p.committer.do(ctx, func(c *commit) error {
 		stillLeft = nil
@@ -225,7 +225,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 			hidden[id] = true
 		}
 		p.hidden = hidden
-		c.committer.skips.forget(p.dag)
+		c.committer.skips.forget(p.dagName)
 		return nil
 	})
 	return stillLeft, err
@@ -250,7 +250,7 @@ func (p *purge) order() []*foundBlock {
 	}
 	for ready.Len() > 0 {
 		b := heap.Pop(ready).(*foundBlock)
-		if b.tip.DAGName == p.dag {
+		if b.tip.DAGName == p.dagName {
 			order = append(order, b)
 		}
 		for _, parent := range b.above {
@@ -456,13 +456,13 @@ func (p *purge) removeAll(ctx context.Context, ids []blockID) (removed int, err 
 	return removed, nil
 }
 
-// finish leaves nothing of the purge. Heads without a mark were put there by
+// removeRemains leaves nothing of the purge. Heads without a mark were put there by
 // hand.
-func (p *purge) finish(ctx context.Context, tops []blockID) error {
+func (p *purge) removeRemains(ctx context.Context, tops []blockID) error {
 	return p.committer.do(ctx, func(c *commit) error {
 		for _, id := range tops {
 			c.dag.heads.remove(id)
-			c.dag.roots.remove(id)
+			c.dag.pendingHeads.remove(id)
 		}
 		c.dag.purged = []blockID{}
 		return nil
@@ -487,7 +487,7 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 		return nil, err
 	}
 	c.heads.remove(b.id)
-	c.roots.remove(b.id)
+	c.pendingHeads.remove(b.id)
 	c.setMark(b.id, &mark{state: unknown})
 	for _, id := range b.covers {
 		c.setCover(id, nil)
@@ -519,7 +519,7 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 }
 
 // abandon is for a block below one that has just been forgotten. If it is pending
-// it may be a root now, and if it is missing it is not wanted any more, unless
+// it may be a pending head now, and if it is missing it is not wanted any more, unless
 // others wait for it.
 func (c *dagChange) abandon(ctx context.Context, id, parent blockID) (unwanted bool, err error) {
 	w, err := c.waiters(ctx, id)
@@ -533,7 +533,7 @@ func (c *dagChange) abandon(ctx context.Context, id, parent blockID) (unwanted b
 	}
 	switch m.state {
 	case pending:
-		return false, c.root(ctx, id, m)
+		return false, c.addPendingHead(ctx, id, m)
 	case unknown:
 		parents, err := c.parents(ctx, id, 0)
 		if err != nil || len(parents) > 0 {

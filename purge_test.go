@@ -199,7 +199,7 @@ func TestPurgeOfWhatIsNotComplete(t *testing.T) {
 	r.awaitMerged(middle)
 	r.reopenWith(localDAG{r.node}, nil)
 	r.purgeDAG("y", 1)
-	waitFor(t, "the root", func() bool { _, roots := r.frontier.get(); return len(roots) == 1 })
+	waitFor(t, "the pending head", func() bool { _, pendingHeads := r.frontier.tips(); return len(pendingHeads) == 1 })
 	r.reopenWith(r.node, nil)
 	show()
 	r.offer(liar, &pb.Delta{Priority: 4, DagName: "y", Elements: oneElement("/more")}, other)
@@ -276,12 +276,12 @@ func (m *purgeModel) purge(dag string) (n int) {
 		for _, t := range m.blocks[id].delta.tombstones {
 			if removed, ok := parseDsKey(t.GetId()); ok {
 				name := versionName{t.GetKey(), removed}
-				named[name] = named[name] || m.blocks[id].delta.dag != dag
+				named[name] = named[name] || m.blocks[id].delta.dagName != dag
 			}
 		}
 	}
 	for id := range m.merged {
-		if m.blocks[id].delta.dag != dag {
+		if m.blocks[id].delta.dagName != dag {
 			continue
 		}
 		n++
@@ -381,7 +381,7 @@ func (p *purgeTest) forge() {
 	var links []cid.Cid
 	for range min(len(ids), p.rng.IntN(4)) {
 		b := p.model.blocks[pick(p.rng, ids...)]
-		if b.delta.dag == d.DagName || p.rng.IntN(10) == 0 {
+		if b.delta.dagName == d.DagName || p.rng.IntN(10) == 0 {
 			links = append(links, b.id.Cid())
 			d.Priority = max(d.Priority, b.delta.priority+1)
 		}

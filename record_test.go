@@ -15,8 +15,8 @@ func TestMalformedMarksAndLosersAreErrors(t *testing.T) {
 		"complete":           {byte(complete)},
 		"unknown":            {0},
 		"refused and more":   {byte(refused), 1},
-		"covered, refused":   {byte(refused) | coveredBit},
-		"covered, stranded":  {byte(stranded) | coveredBit},
+		"covered, refused":   {byte(refused) | neverHeadBit},
+		"covered, stranded":  {byte(stranded) | neverHeadBit},
 		"pending":            {byte(pending)},
 		"half a link":        waits[:len(waits)-1],
 		"half a link beyond": append(slices.Clone(waits), 1),
@@ -61,15 +61,15 @@ func FuzzRecord(f *testing.F) {
 	f.Add((&mark{state: refused}).encode())
 	f.Add((&mark{state: stranded}).encode())
 	tip := HeadValue{Height: 300, DAGName: "dag"}
-	f.Add((&mark{state: pending, missing: 2, tip: tip, links: []blockID{testID(1), testID(2)}, covered: true}).encode())
+	f.Add((&mark{state: pending, missing: 2, tip: tip, links: []blockID{testID(1), testID(2)}, neverHead: true}).encode())
 	f.Add(headRow(tip))
-	f.Add(rootRow(tip))
+	f.Add(pendingHeadRow(tip))
 	f.Add(binary.AppendUvarint(nil, 3))
 	f.Fuzz(func(t *testing.T, row []byte) {
 		stable(t, "record", row, decodeRecord, (*record).encode)
 		stable(t, "loser", row, func(b []byte) (*loser, error) { return decodeLoser(testID(1), b) }, (*loser).encode)
 		stable(t, "mark", row, decodeMark, (*mark).encode)
-		stable(t, "root", row, readRoot, rootRow)
+		stable(t, "root", row, readRoot, pendingHeadRow)
 		checkValueIsItsOwn(t, row)
 		if m, err := decodeMark(row); err == nil && m.state == unknown {
 			t.Error("a row says that its block is unknown")
@@ -80,14 +80,14 @@ func FuzzRecord(f *testing.F) {
 // readRoot reads a root's row as New does.
 func readRoot(b []byte) (HeadValue, error) {
 	h := newSetHarness()
-	row := h.store.keys.root(testID(1), HeadValue{})
+	row := h.store.keys.pendingHead(testID(1), HeadValue{})
 	if err := h.store.Put(ctx, row, b); err != nil {
 		return HeadValue{}, err
 	}
 	var f frontier
 	err := f.load(ctx, h.store)
-	_, roots := f.get()
-	return roots[testID(1)], err
+	_, pendingHeads := f.tips()
+	return pendingHeads[testID(1)], err
 }
 
 // stable checks that what is read from a row survives being written and read.

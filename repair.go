@@ -155,7 +155,7 @@ func (r *repairer) repair(ctx context.Context) error {
 	// Children first: then each block is complete when it comes.
 	slices.SortFunc(found, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
 	for _, m := range found {
-		if err := r.settle(ctx, m); err != nil {
+		if err := r.mergeMissed(ctx, m); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -179,7 +179,7 @@ type missed struct {
 
 // findMissed returns the missed blocks below the heads.
 func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []error) {
-	heads, _ := r.committer.frontier.get()
+	heads, _ := r.committer.frontier.tips()
 	stages, err := r.known(ctx)
 	if err != nil {
 		return nil, []error{err}
@@ -234,16 +234,16 @@ func (r *repairer) known(ctx context.Context) (map[blockID]stage, error) {
 	return ids, nil
 }
 
-// settle merges a missed block, or refuses it for good.
-func (r *repairer) settle(ctx context.Context, m *missed) error {
-	raw, err := r.blocks.fetch(ctx, r.blocks.dag, m.link)
+// mergeMissed merges a missed block, or refuses it for good.
+func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
+	raw, err := r.blocks.fetch(ctx, r.blocks.service, m.link)
 	if err != nil {
 		return err
 	}
 	b, err := r.blocks.judge(ctx, m.link.id, raw)
 	switch {
 	case err == nil:
-		b.covered, b.queued = r.covered(ctx, m, b.delta.dag), true
+		b.neverHead, b.queued = r.isBelowItsDAG(ctx, m, b.delta.dagName), true
 		return r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
 	case !isFinal(err):
 		return err
@@ -255,11 +255,11 @@ func (r *repairer) settle(ctx context.Context, m *missed) error {
 	})
 }
 
-// covered reports whether a block of the same DAG has been merged above a missed
+// isBelowItsDAG reports whether a block of the same DAG has been merged above a missed
 // one, which then must not become a head. What cannot be read is taken for one.
-func (r *repairer) covered(ctx context.Context, m *missed, dagName string) bool {
+func (r *repairer) isBelowItsDAG(ctx context.Context, m *missed, dagName string) bool {
 	return slices.ContainsFunc(m.above, func(id blockID) bool {
 		b, err := r.blocks.getMerged(ctx, id)
-		return err != nil || b.delta.dag == dagName
+		return err != nil || b.delta.dagName == dagName
 	})
 }

@@ -17,7 +17,7 @@ import (
 	query "github.com/ipfs/go-datastore/query"
 	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
-	dag "github.com/ipfs/go-merkledag"
+	merkledag "github.com/ipfs/go-merkledag"
 )
 
 var updateScenarios = flag.Bool("update", false, "write what TestScenarios finds into its files: read it before you believe it")
@@ -131,7 +131,7 @@ func (s *scenario) block(name string) *scenarioBlock {
 
 func (s *scenario) make(name string, words []string) {
 	b := &scenarioBlock{delta: &pb.Delta{Priority: 1}}
-	node := dag.NodeWithData(nil)
+	node := merkledag.NodeWithData(nil)
 	node.SetCidBuilder(blockPrefix)
 	for clause := ""; len(words) > 0; words = words[1:] {
 		switch word := words[0]; word {
@@ -154,7 +154,7 @@ func (s *scenario) make(name string, words []string) {
 }
 
 // add adds one thing of a clause to a block.
-func (s *scenario) add(b *scenarioBlock, node *dag.ProtoNode, clause, word string) {
+func (s *scenario) add(b *scenarioBlock, node *merkledag.ProtoNode, clause, word string) {
 	d := b.delta
 	of, at, _ := strings.Cut(word, "@")
 	key, value, _ := strings.Cut(of, "=")
@@ -191,7 +191,7 @@ func (s *scenario) merge(names []string) {
 	s.r.must(s.r.committer.do(ctx, func(c *commit) error {
 		for _, name := range names {
 			b := s.block(name)
-			_, queued, err := s.r.Datastore.store.get(ctx, s.r.Datastore.store.keys.queued(b.id))
+			_, queued, err := s.r.Datastore.store.getRow(ctx, s.r.Datastore.store.keys.queued(b.id))
 			s.r.must(err)
 			decoded, err := s.r.Datastore.blocks.decode(b.id, b.raw)
 			if errors.Is(err, ErrInvalidBlock) {
@@ -225,7 +225,7 @@ func (s *scenario) state() string {
 	row("blocks", keys.blocks, 1, s.sayMark)
 	row("heads", keys.heads, 1, s.sayHead)
 	row("heads", keys.dagHeads, 2, s.sayHead)
-	row("roots", keys.roots, 1, s.sayRoot)
+	row("head to be", keys.pendingHeads, 1, s.sayPendingHead)
 	row("missing", keys.queue, 1, s.sayMissing)
 	row("tombstones", keys.tombstones, 2, s.sayVersion)
 	row("losers", keys.losers, 2, s.sayVersion)
@@ -252,8 +252,8 @@ func (s *scenario) sayMark(e query.Entry) string {
 	if m.state == pending {
 		said += fmt.Sprintf(" (%d missing)", m.missing)
 	}
-	if m.covered {
-		said += " (covered)"
+	if m.neverHead {
+		said += " (never a head)"
 	}
 	return said
 }
@@ -264,7 +264,7 @@ func (s *scenario) sayHead(e query.Entry) string {
 	return s.sayTip(id, HeadValue{height, strings.Trim(dagName, "/")})
 }
 
-func (s *scenario) sayRoot(e query.Entry) string {
+func (s *scenario) sayPendingHead(e query.Entry) string {
 	_, id, _ := splitID(e.Key)
 	height, n := binary.Uvarint(e.Value)
 	return s.sayTip(id, HeadValue{height, string(e.Value[n:])})

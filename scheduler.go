@@ -149,7 +149,7 @@ func (s *scheduler) announce(g *fetchGroup, l link) {
 		s.promote(b.group)
 		return
 	}
-	b := s.add(&missingBlock{id: l.id, group: g, height: anyHeight, v0: l.v0})
+	b := s.enter(&missingBlock{id: l.id, group: g, height: anyHeight, v0: l.v0})
 	s.wait(b)
 	b.announced = s.announced.PushBack(b)
 	if s.announced.Len() > maxAnnounced {
@@ -165,7 +165,7 @@ func (s *scheduler) arrive(b *missingBlock) {
 		s.drop(old)
 	}
 	b.state = arrived
-	s.add(b)
+	s.enter(b)
 }
 
 // want has the block fetched that a merged one links to.
@@ -185,7 +185,7 @@ func (s *scheduler) want(now time.Time, g *fetchGroup, w wanted) {
 			return
 		}
 	}
-	s.wait(s.add(&missingBlock{id: w.id, group: g, height: w.height, v0: w.v0, queued: true}))
+	s.wait(s.enter(&missingBlock{id: w.id, group: g, height: w.height, v0: w.v0, queued: true}))
 }
 
 // adopt takes a block into a group that is linked to it, or announced with less, so
@@ -232,7 +232,7 @@ func (s *scheduler) readLater(now time.Time) {
 	}
 }
 
-func (s *scheduler) add(b *missingBlock) *missingBlock {
+func (s *scheduler) enter(b *missingBlock) *missingBlock {
 	s.missing[b.id] = b
 	b.group.blocks++
 	return b

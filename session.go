@@ -54,9 +54,9 @@ func (f *fetcher) leave(g *fetchGroup, s *session, came bool) {
 	}
 }
 
-// get gets the bytes of a block: in a session, if there is one, or else, and when
+// getRaw gets the bytes of a block: in a session, if there is one, or else, and when
 // that takes too long, outside.
-func (f *fetcher) get(ctx context.Context, l link, g *fetchGroup, s *session) ([]byte, error) {
+func (f *fetcher) getRaw(ctx context.Context, l link, g *fetchGroup, s *session) ([]byte, error) {
 	if s != nil {
 		inside, cancel := context.WithTimeout(ctx, sessionPatience)
 		defer cancel()
@@ -66,5 +66,5 @@ func (f *fetcher) get(ctx context.Context, l link, g *fetchGroup, s *session) ([
 			return raw, err
 		}
 	}
-	return f.blocks.fetch(ctx, f.blocks.dag, l)
+	return f.blocks.fetch(ctx, f.blocks.service, l)
 }

@@ -59,7 +59,7 @@ func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merg
 	}
 	for _, e := range d.elements {
 		v := version{id: id, priority: d.priority, value: e.GetValue()}
-		if err := c.add(ctx, e.GetKey(), v); err != nil {
+		if err := c.addVersion(ctx, e.GetKey(), v); err != nil {
 			return err
 		}
 	}
@@ -71,8 +71,8 @@ func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merg
 	return nil
 }
 
-// add adds a version, unless its tombstone was here before it.
-func (c *setChange) add(ctx context.Context, key string, v version) error {
+// addVersion adds a version, unless its tombstone was here before it.
+func (c *setChange) addVersion(ctx context.Context, key string, v version) error {
 	dead, err := c.takeTombstone(ctx, versionName{key, v.id})
 	if err != nil || dead {
 		return err
@@ -209,7 +209,7 @@ func (c *setChange) loadAhead(ctx context.Context, keys []string) error {
 // loadKey reads the record of a key.
 func (s *rowStore) loadKey(ctx context.Context, key string) (*keyChange, error) {
 	k := &keyChange{key: key, low: true}
-	b, found, err := s.get(ctx, s.keys.record(key))
+	b, found, err := s.getRow(ctx, s.keys.record(key))
 	if err == nil && found {
 		k.before, err = decodeRecord(b)
 	}
@@ -291,10 +291,10 @@ func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*
 	return all, nil
 }
 
-// settle chooses the winner of every key that lost its own. It returns missingValues
+// electWinners chooses the winner of every key that lost its own. It returns missingValues
 // for losers whose values stand in their blocks alone; once these are in fetched,
 // settling works.
-func (c *setChange) settle(ctx context.Context) error {
+func (c *setChange) electWinners(ctx context.Context) error {
 	var missing missingValues
 	for _, k := range c.order {
 		if k.winner != winnerUndecided {

@@ -46,7 +46,7 @@ func TestSetForgetsTombstones(t *testing.T) {
 		for _, b := range randomDeltas(rand.New(rand.NewPCG(seed, 1)), 20) {
 			h.commit(t, b)
 		}
-		for e, err := range h.store.rows(ctx, h.store.keys.tombstones, true, 0) {
+		for e, err := range h.store.rowsUnder(ctx, h.store.keys.tombstones, true, 0) {
 			key, id, ok := splitID(e.Key)
 			if err != nil || !ok || h.merged[id].versions()[key] != nil {
 				t.Fatalf("seed %d: tombstone %s is left: %v", seed, e.Key, err)

@@ -42,8 +42,8 @@ func (s *simulation) converge() {
 		if time.Since(begun) > s.patience() {
 			s.t.Errorf("no convergence %s after all was well", s.patience())
 			for _, r := range s.replicas {
-				heads, roots := r.frontier.get()
-				s.t.Logf("replica %d: %d heads, %d roots %v, %d jobs", r.number, len(heads), len(roots), roots.list(), r.fetcher.len())
+				heads, pendingHeads := r.frontier.tips()
+				s.t.Logf("replica %d: %d heads, %d pending heads %v, %d jobs", r.number, len(heads), len(pendingHeads), pendingHeads.list(), r.fetcher.len())
 			}
 			s.t.FailNow()
 		}
@@ -64,10 +64,10 @@ func (s *simulation) remind() {
 }
 
 func (s *simulation) converged() bool {
-	first, _ := s.replicas[0].frontier.get()
+	first, _ := s.replicas[0].frontier.tips()
 	for _, r := range s.replicas {
-		heads, roots := r.frontier.get()
-		if len(roots) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() {
+		heads, pendingHeads := r.frontier.tips()
+		if len(pendingHeads) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() {
 			return false
 		}
 	}
@@ -235,7 +235,7 @@ func (s *simulation) purge() {
 func (s *simulation) blocksOf(dagName string) map[blockID]bool {
 	ids := make(map[blockID]bool)
 	for id := range s.replicas[0].merged {
-		if s.block(id).delta.dag == dagName {
+		if s.block(id).delta.dagName == dagName {
 			ids[id] = true
 		}
 	}

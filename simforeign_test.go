@@ -82,12 +82,12 @@ func (f *foreignWriter) make() {
 func (f *foreignWriter) below(dagName string) (chosen []*block) {
 	var known []*block
 	for _, b := range f.blocks {
-		if b.delta.dag == dagName {
+		if b.delta.dagName == dagName {
 			known = append(known, b)
 		}
 	}
 	f.s.someUp(func(r *simReplica) {
-		heads, _ := r.frontier.get()
+		heads, _ := r.frontier.tips()
 		for _, id := range heads.of(dagName) {
 			known = append(known, f.s.block(id))
 		}

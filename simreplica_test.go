@@ -169,12 +169,12 @@ func (r *simReplica) checkHeads(states map[blockID]markState) {
 	want := make(tips)
 	for id, state := range states {
 		if d := r.s.block(id).delta; state == complete {
-			want[id] = HeadValue{Height: d.priority, DAGName: d.dag}
+			want[id] = HeadValue{Height: d.priority, DAGName: d.dagName}
 		}
 	}
 	for id, state := range states {
 		for _, link := range r.s.block(id).links {
-			if state == complete && want[link].DAGName == r.s.block(id).delta.dag {
+			if state == complete && want[link].DAGName == r.s.block(id).delta.dagName {
 				delete(want, link)
 			}
 		}

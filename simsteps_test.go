@@ -118,7 +118,7 @@ func (s *simulation) leave() {
 	if r == nil || len(s.replicas) <= 2 {
 		return
 	}
-	heads, _ := r.frontier.get()
+	heads, _ := r.frontier.tips()
 	s.lastWords = append(s.lastWords, heads.ids()...)
 	r.stop()
 	s.checkLeft(r)

@@ -63,8 +63,8 @@ func (c *sizeClasses) need(raw []byte) reservation {
 	return reservation{class, min(footprint(raw), class.size)}
 }
 
-// take reserves the room if there is as much, and nobody waits for it.
-func (r reservation) take() bool {
+// tryTake reserves the room if there is as much, and nobody waits for it.
+func (r reservation) tryTake() bool {
 	ok := r.class.crowd.first(nil) == nil && r.fits()
 	if ok {
 		r.class.use(r.size)
@@ -92,7 +92,7 @@ func (s *scheduler) reserve(r *request, need reservation) (_ reservation, ok boo
 	case held.class != nil:
 		b.holds = reservation{}
 		return held, true
-	case need.take():
+	case need.tryTake():
 		return need, true
 	}
 	s.become(b, crowded)

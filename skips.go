@@ -27,9 +27,9 @@ import (
 type skips map[skipSlot]skipTarget
 
 type skipSlot struct {
-	dag  string
-	ends bool
-	k    int
+	dagName string
+	ends    bool
+	k       int
 }
 
 type skipTarget struct {
@@ -67,8 +67,8 @@ func slotOf(dagName string, height uint64) skipSlot {
 	return skipSlot{dagName, false, bits.TrailingZeros64(height)}
 }
 
-// links returns what a block of a height should link to beside the heads.
-func (s skips) links(dagName string, height uint64, heads []blockID) (ids []blockID) {
+// targetsOf returns what a block of a height should link to beside the heads.
+func (s skips) targetsOf(dagName string, height uint64, heads []blockID) (ids []blockID) {
 	for _, to := range skipHeights(height) {
 		slot := slotOf(dagName, to)
 		switch t := s[slot]; {
@@ -99,7 +99,7 @@ func (s skips) note(dagName string, height uint64, id blockID) {
 
 func (s skips) dropAny() {
 	for slot := range s {
-		if slot.dag != "" {
+		if slot.dagName != "" {
 			delete(s, slot)
 			return
 		}
@@ -108,7 +108,7 @@ func (s skips) dropAny() {
 
 // forget drops the targets in a DAG whose blocks are gone.
 func (s skips) forget(dagName string) {
-	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dag == dagName })
+	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dagName == dagName })
 }
 
 // maxRecall bounds the heads that recall begins at, and its steps. A history takes two for each bit of its
@@ -120,13 +120,13 @@ const maxRecall = 1024
 // blocks have fewer skip links.
 func (c *committer) recall(ctx context.Context) {
 	found, seen := make(skips), make(map[blockID]bool)
-	tops, _ := c.frontier.get()
+	tops, _ := c.frontier.tips()
 	heads := tops.ids()
 	for _, id := range heads[:min(len(heads), maxRecall)] {
-		b, err := c.blocks.get(ctx, c.blocks.dag, link{id: id})
+		b, err := c.blocks.fetchBlock(ctx, c.blocks.service, link{id: id})
 		for err == nil && b != nil && !seen[b.id] && len(seen) < maxRecall {
 			seen[b.id] = true
-			found.note(b.delta.dag, b.delta.priority, b.id)
+			found.note(b.delta.dagName, b.delta.priority, b.id)
 			b = c.recallBelow(ctx, found, b)
 		}
 	}
@@ -136,7 +136,7 @@ func (c *committer) recall(ctx context.Context) {
 	defer c.release()
 	for slot, t := range found {
 		if here, err := c.store.Has(ctx, c.store.keys.block(t.id)); here && err == nil { // not purged meanwhile
-			c.skips.note(slot.dag, t.height, t.id)
+			c.skips.note(slot.dagName, t.height, t.id)
 		}
 	}
 }
@@ -149,11 +149,11 @@ func (c *committer) recall(ctx context.Context) {
 func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (next *block) {
 	heads := b.links[:len(b.links)-b.skips]
 	for _, id := range heads[:min(len(heads), maxSkips)] {
-		child, err := c.blocks.get(ctx, c.blocks.dag, b.linkTo(id))
+		child, err := c.blocks.fetchBlock(ctx, c.blocks.service, b.linkTo(id))
 		if err != nil {
 			continue
 		}
-		found.note(child.delta.dag, child.delta.priority, id)
+		found.note(child.delta.dagName, child.delta.priority, id)
 		if next == nil || child.delta.priority > next.delta.priority {
 			next = child
 		}
@@ -162,7 +162,7 @@ func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (nex
 		return nil
 	}
 	if b.skips > 0 && b.delta.priority%2 == 0 {
-		if to, err := c.blocks.get(ctx, c.blocks.dag, b.linkTo(b.links[len(b.links)-1])); err == nil {
+		if to, err := c.blocks.fetchBlock(ctx, c.blocks.service, b.linkTo(b.links[len(b.links)-1])); err == nil {
 			return to
 		}
 	}

@@ -63,7 +63,7 @@ func (r *replica) skipsOfHead() int {
 	r.t.Helper()
 	id, err := blockIDOf(r.head())
 	r.must(err)
-	b, err := r.Datastore.blocks.get(ctx, r.node, link{id: id})
+	b, err := r.Datastore.blocks.fetchBlock(ctx, r.node, link{id: id})
 	r.must(err)
 	return b.skips
 }
@@ -126,14 +126,14 @@ func TestSkipsAreBounded(t *testing.T) {
 	for h := range uint64(1000) {
 		s.note("", h+1, testID(int(h)))
 	}
-	want := s.links("", 1023, nil)
+	want := s.targetsOf("", 1023, nil)
 	for i := range 3 * maxSlots {
 		s.note(fmt.Sprint(i), 1, testID(i))
 	}
 	if len(s) > maxSlots {
 		t.Errorf("%d slots, the limit is %d", len(s), maxSlots)
 	}
-	if got := s.links("", 1023, nil); !slices.Equal(got, want) || len(got) == 0 {
+	if got := s.targetsOf("", 1023, nil); !slices.Equal(got, want) || len(got) == 0 {
 		t.Errorf("the unnamed DAG has %d targets left of %d", len(got), len(want))
 	}
 }

@@ -154,7 +154,7 @@ func (c *setChange) find(ctx context.Context, k *keyChange, id blockID) (*loser,
 	if l, changed := k.losers[id]; changed || !k.mayHaveLosers {
 		return l, nil
 	}
-	b, found, err := c.store.get(ctx, c.store.keys.loser(k.key, id))
+	b, found, err := c.store.getRow(ctx, c.store.keys.loser(k.key, id))
 	if err != nil || !found {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func dropSome(ctx context.Context, id blockID) func(*commit) error {
 func (c *setChange) claimedKeys(ctx context.Context, id blockID) (keys []string, err error) {
 	if c.mayHaveClaims {
 		limit := maxDropped + 1 + len(c.claims[id])
-		for e, err := range c.store.rows(ctx, c.store.keys.claimsOn(id), false, limit) {
+		for e, err := range c.store.rowsUnder(ctx, c.store.keys.claimsOn(id), false, limit) {
 			if err != nil {
 				return nil, err
 			}
@@ -268,7 +268,7 @@ func (c *setChange) claimedBy(ctx context.Context, n versionName) (by blockID, f
 	if now, changed := c.claims[n.id][n.key]; changed || !c.mayHaveClaims {
 		return now.by, now.put, nil
 	}
-	b, found, err := c.store.get(ctx, c.store.keys.claim(n))
+	b, found, err := c.store.getRow(ctx, c.store.keys.claim(n))
 	if err != nil || !found {
 		return by, false, err
 	}
@@ -322,7 +322,7 @@ func (k *keyspace) covered(id blockID) ds.Key { return ds.RawKey(k.claimsOn(id))
 // also what is pending, and what is not here yet.
 func (c *dagChange) supersede(ctx context.Context, b *block) error {
 	if b.delta.snapshot {
-		c.begunAnew = append(c.begunAnew, b.delta.dag)
+		c.begunAnew = append(c.begunAnew, b.delta.dagName)
 	}
 	for _, id := range b.covers {
 		m, err := c.mark(ctx, id)
@@ -330,11 +330,11 @@ func (c *dagChange) supersede(ctx context.Context, b *block) error {
 		case err != nil:
 			return err
 		case m.state == unknown:
-			c.setCover(id, &b.delta.dag)
-		case m.state == pending && m.tip.DAGName == b.delta.dag:
-			c.roots.remove(id)
-			c.cover(id, m)
-		case c.heads.now[id].DAGName == b.delta.dag:
+			c.setCover(id, &b.delta.dagName)
+		case m.state == pending && m.tip.DAGName == b.delta.dagName:
+			c.pendingHeads.remove(id)
+			c.keepFromHeads(id, m)
+		case c.heads.now[id].DAGName == b.delta.dagName:
 			c.heads.remove(id)
 		}
 	}
@@ -346,14 +346,14 @@ func (c *dagChange) supersede(ctx context.Context, b *block) error {
 func (c *dagChange) takeCover(ctx context.Context, b *block) error {
 	if dag, changed := c.covers[b.id]; changed || !c.mayHaveCovers {
 		if dag != nil {
-			b.covered = b.covered || *dag == b.delta.dag
+			b.neverHead = b.neverHead || *dag == b.delta.dagName
 			c.setCover(b.id, nil)
 		}
 		return nil
 	}
-	dag, found, err := c.store.get(ctx, c.store.keys.covered(b.id))
+	dag, found, err := c.store.getRow(ctx, c.store.keys.covered(b.id))
 	if found {
-		b.covered = b.covered || string(dag) == b.delta.dag
+		b.neverHead = b.neverHead || string(dag) == b.delta.dagName
 		c.setCover(b.id, nil)
 	}
 	return err

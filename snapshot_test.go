@@ -46,7 +46,7 @@ func TestSetForgetsClaims(t *testing.T) {
 		for _, b := range randomSnapshots(rand.New(rand.NewPCG(seed, 1)), 20) {
 			h.commit(t, b)
 		}
-		for e, err := range h.store.rows(ctx, h.store.keys.claims, false, 0) {
+		for e, err := range h.store.rowsUnder(ctx, h.store.keys.claims, false, 0) {
 			id, ok := parseBlockID(strings.Split(e.Key, "/")[1])
 			if err != nil || !ok || h.merged[id] != nil {
 				t.Fatalf("seed %d: claim %s is left: %v", seed, e.Key, err)
@@ -252,8 +252,8 @@ func TestSnapshotAboveWhatIsPending(t *testing.T) {
 	r.awaitMerged(root)
 	s := r.offer(liar, &pb.Delta{Priority: 3, Snapshot: true}, root, unavailable(7))
 	r.awaitMerged(s)
-	if heads, roots := r.frontier.get(); len(heads) != 1 || len(roots) != 0 || r.head() != s {
-		t.Errorf("heads %v, roots %v", heads.list(), roots.list())
+	if heads, pendingHeads := r.frontier.tips(); len(heads) != 1 || len(pendingHeads) != 0 || r.head() != s {
+		t.Errorf("heads %v, pending heads %v", heads.list(), pendingHeads.list())
 	}
 	r.restart()
 	r.must(liar.addRaw(missing, raw))
@@ -267,7 +267,7 @@ func TestSnapshotAboveWhatIsPending(t *testing.T) {
 // A replica that has not heard of the snapshot announces what it covers.
 func TestCoveredBlockThatComesLater(t *testing.T) {
 	s := newSnapshotTest(t, concurrentHistory)
-	b, err := s.old.Datastore.blocks.get(ctx, s.old.node, link{id: blockID(s.snapshot.Hash()[2:])})
+	b, err := s.old.Datastore.blocks.fetchBlock(ctx, s.old.node, link{id: blockID(s.snapshot.Hash()[2:])})
 	s.old.must(err)
 	s.young.restart()
 	s.net.heal()

@@ -81,8 +81,8 @@ func cancel(b ds.Batch) {
 	}
 }
 
-// get reads a row; found is false when there is none.
-func (s *rowStore) get(ctx context.Context, key ds.Key) (value []byte, found bool, err error) {
+// getRow reads a row; found is false when there is none.
+func (s *rowStore) getRow(ctx context.Context, key ds.Key) (value []byte, found bool, err error) {
 	value, err = s.Datastore.Get(ctx, key)
 	if errors.Is(err, ds.ErrNotFound) {
 		return nil, false, nil
@@ -90,9 +90,9 @@ func (s *rowStore) get(ctx context.Context, key ds.Key) (value []byte, found boo
 	return value, err == nil, err
 }
 
-// rows yields the rows under a prefix: their keys without the prefix, and
+// rowsUnder yields the rows under a prefix: their keys without the prefix, and
 // their values unless keysOnly is set. limit 0 means all.
-func (s *rowStore) rows(ctx context.Context, prefix string, keysOnly bool, limit int) iter.Seq2[query.Entry, error] {
+func (s *rowStore) rowsUnder(ctx context.Context, prefix string, keysOnly bool, limit int) iter.Seq2[query.Entry, error] {
 	return func(yield func(query.Entry, error) bool) {
 		q := query.Query{Prefix: prefix, KeysOnly: keysOnly, Limit: limit}
 		for e, err := range ds.QueryIter(ctx, s.Datastore, q) {
@@ -111,7 +111,7 @@ func (s *rowStore) rows(ctx context.Context, prefix string, keysOnly bool, limit
 // <prefix>/blocks/<id>, and those have names like our own rows.
 func (s *rowStore) rowsOf(ctx context.Context, prefix string, parts int, keysOnly bool) iter.Seq2[query.Entry, error] {
 	return func(yield func(query.Entry, error) bool) {
-		for e, err := range s.rows(ctx, prefix, keysOnly, 0) {
+		for e, err := range s.rowsUnder(ctx, prefix, keysOnly, 0) {
 			if (err != nil || strings.Count(e.Key, "/") == parts) && !yield(e, err) {
 				return
 			}
@@ -121,7 +121,7 @@ func (s *rowStore) rowsOf(ctx context.Context, prefix string, parts int, keysOnl
 
 // hasAny reports whether there is a row under a prefix, of whatever kind.
 func (s *rowStore) hasAny(ctx context.Context, prefix string) (bool, error) {
-	for _, err := range s.rows(ctx, prefix, true, 1) {
+	for _, err := range s.rowsUnder(ctx, prefix, true, 1) {
 		return true, err // an error leaves it open
 	}
 	return false, nil
@@ -138,16 +138,16 @@ func (s *rowStore) write(ctx context.Context, rows []row) error {
 	}
 	// Once the redo row stands, the commit will be made: better now than when
 	// the next one comes.
-	if s.finish(ctx, rows) == nil {
+	if s.applyRedo(ctx, rows) == nil {
 		return nil
 	}
-	return s.finish(ctx, rows)
+	return s.applyRedo(ctx, rows)
 }
 
 // holds reports whether rows are as a write would have left them.
 func (s *rowStore) holds(ctx context.Context, rows []row) (bool, error) {
 	for _, r := range rows {
-		value, found, err := s.get(ctx, r.key)
+		value, found, err := s.getRow(ctx, r.key)
 		if err != nil {
 			return false, err
 		}
@@ -160,7 +160,7 @@ func (s *rowStore) holds(ctx context.Context, rows []row) (bool, error) {
 
 // redo finishes a write that was cut off.
 func (s *rowStore) redo(ctx context.Context) error {
-	redo, found, err := s.get(ctx, s.keys.redo)
+	redo, found, err := s.getRow(ctx, s.keys.redo)
 	if err != nil || !found {
 		return err
 	}
@@ -168,10 +168,10 @@ func (s *rowStore) redo(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("crdt: row %s: %w", s.keys.redo, err)
 	}
-	return s.finish(ctx, rows)
+	return s.applyRedo(ctx, rows)
 }
 
-func (s *rowStore) finish(ctx context.Context, rows []row) error {
+func (s *rowStore) applyRedo(ctx context.Context, rows []row) error {
 	if err := s.apply(ctx, rows); err != nil {
 		return err
 	}

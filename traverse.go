@@ -63,7 +63,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 	if t.stages == nil {
 		t.stages = make(map[blockID]stage)
 	}
-	if err := t.add(ctx, from); err != nil {
+	if err := t.enqueue(ctx, from); err != nil {
 		return err
 	}
 	for t.running+len(t.todo) > 0 {
@@ -91,7 +91,7 @@ func (s *blockStore) descend(ctx context.Context, t *traversal, b *block) error 
 	if err != nil {
 		return err
 	}
-	return t.add(ctx, below)
+	return t.enqueue(ctx, below)
 }
 
 func (s *blockStore) readAll(ctx context.Context, from ipld.NodeGetter, requests <-chan toRead, results chan<- traversed) {
@@ -119,7 +119,7 @@ func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (
 	return s.decode(r.link.id, raw)
 }
 
-func (t *traversal) add(ctx context.Context, ids []blockID) error {
+func (t *traversal) enqueue(ctx context.Context, ids []blockID) error {
 	for _, id := range ids {
 		if t.stages[id]&begun != 0 {
 			continue

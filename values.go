@@ -48,7 +48,7 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 	all := make(map[versionName]*loser, len(known)+len(names))
 	maps.Copy(all, known)
 	for id, names := range namesByBlock(names) {
-		raw, err := s.fetch(ctx, s.dag, link{id: id})
+		raw, err := s.fetch(ctx, s.service, link{id: id})
 		if err == nil {
 			err = s.valuesIn(ctx, id, raw, names, all)
 		}
@@ -86,7 +86,7 @@ func (s *blockStore) someValues(ctx context.Context, names missingValues, known 
 		if err != nil {
 			return nil, err
 		}
-		read.add(found)
+		read.compare(found)
 	}
 	return read, nil
 }
@@ -94,7 +94,7 @@ func (s *blockStore) someValues(ctx context.Context, names missingValues, known 
 // bestValues are versions of which those with a value are the best of their keys.
 type bestValues map[versionName]*loser
 
-func (all bestValues) add(found map[versionName]*loser) {
+func (all bestValues) compare(found map[versionName]*loser) {
 	best := make(map[string]*loser)
 	for n, l := range all {
 		if l != nil && l.known {

@@ -24,7 +24,7 @@ const (
 // so. It also reads the plain uvarint of formats 0 and 1, which stores of format
 // 2 had at first.
 func storedVersion(ctx context.Context, store *rowStore) (version uint64, stamp string, err error) {
-	b, found, err := store.get(ctx, store.keys.version)
+	b, found, err := store.getRow(ctx, store.keys.version)
 	if err != nil || !found {
 		return 0, "", err
 	}

@@ -114,7 +114,7 @@ func (m *MerkleCRDT) Heads() Heads { return headsView{m.Datastore} }
 type headsView struct{ d *Datastore }
 
 func (h headsView) Get(_ context.Context, c cid.Cid) (Head, bool) {
-	heads, _ := h.d.frontier.get()
+	heads, _ := h.d.frontier.tips()
 	id, err := blockIDOf(c)
 	v, ok := heads[id]
 	if err != nil || !ok {
@@ -145,7 +145,7 @@ func (h headsView) list(match func(Head) bool) (matching []Head, height uint64, 
 	if h.d.closed.Load() {
 		return nil, 0, ErrClosed
 	}
-	heads, _ := h.d.frontier.get()
+	heads, _ := h.d.frontier.tips()
 	for _, head := range heads.list() {
 		if match(head) {
 			matching = append(matching, head)

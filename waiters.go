@@ -89,7 +89,7 @@ func (c *dagChange) waiters(ctx context.Context, child blockID) (*waiters, error
 		return w, nil
 	}
 	w := &waiters{}
-	b, found, err := c.store.get(ctx, c.store.keys.waiters(child))
+	b, found, err := c.store.getRow(ctx, c.store.keys.waiters(child))
 	if found {
 		var ok bool
 		if w, ok = decodeWaiters(b); !ok {

@@ -94,18 +94,18 @@ var errAborted = errors.New("crdt: the write was aborted by a panic")
 // lead commits one group. The caller has the turn; lead releases it. The others
 // learn of the commit before the hooks run: a hook may wait for one of them.
 func (w *writer) lead(ctx context.Context) {
-	group := w.take()
+	group := w.takeGroup()
 	defer func() { // also when a hook panics
 		for _, p := range group {
 			close(p.told)
 		}
 	}()
-	w.settle(ctx, group)
-	w.committer.hooks.run()
+	w.commitAndReport(ctx, group)
+	w.committer.hooks.runHooks()
 }
 
-// settle commits a group and lets its writers know.
-func (w *writer) settle(ctx context.Context, group []*pendingWrite) {
+// commitAndReport commits a group and lets its writers know.
+func (w *writer) commitAndReport(ctx context.Context, group []*pendingWrite) {
 	err := errAborted
 	defer func() {
 		for _, p := range group {
@@ -118,8 +118,8 @@ func (w *writer) settle(ctx context.Context, group []*pendingWrite) {
 	err = w.commitGroup(ctx, group)
 }
 
-// take takes waiting writes off the queue, as many as fit a delta.
-func (w *writer) take() []*pendingWrite {
+// takeGroup takes waiting writes off the queue, as many as fit a delta.
+func (w *writer) takeGroup() []*pendingWrite {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n, size := 0, 0
@@ -179,7 +179,7 @@ func fold(group []*pendingWrite, budget int) *changes {
 	all := &changes{}
 	for _, p := range group {
 		if p.err = p.changes.fit(budget); p.err == nil {
-			all.add(p.changes)
+			all.addLater(p.changes)
 		}
 	}
 	return all
@@ -308,8 +308,8 @@ func (c *commit) publish(ctx context.Context, deltas []Delta) error {
 // heads are those that are not being purged.
 func (c *commit) heads() tips { return c.committer.purge.shown(c.dag.heads.now) }
 
-// links returns the heads of a DAG that the next block replaces.
-func (c *commit) links(dagName string) []blockID {
+// headsToLink returns the heads of a DAG that the next block replaces.
+func (c *commit) headsToLink(dagName string) []blockID {
 	heads := c.heads().of(dagName)
 	return heads[:min(len(heads), c.committer.blocks.maxLinks())]
 }
@@ -322,8 +322,8 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 	tagged := c.committer.blocks.tag(d)
 	for {
 		name := d.GetDagName()
-		heads := c.links(name)
-		skips := c.committer.skips.links(name, d.GetPriority(), heads)
+		heads := c.headsToLink(name)
+		skips := c.committer.skips.targetsOf(name, d.GetPriority(), heads)
 		b, err := c.committer.blocks.build(d, heads, skips...)
 		if err != nil {
 			return nil, err
