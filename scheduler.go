@@ -46,9 +46,8 @@ const (
 //     next, and goes on beside it as a slow one: on a slow link blocks do come,
 //     only later. There is room for so many slow requests. When that is full, the
 //     oldest one is cut off of the group that has most; groups of which nothing has
-//     come count as one. None goes for a later
-//     one of its own group, unless it is very old: on a slow link, cut off and begun
-//     again and again, none would ever come.
+//     come count as one. None goes for a later one of its own group, unless it is very
+//     old: on a slow link, cut off and begun again and again, none would ever come.
 //   - Turns. The blocks that one announcement leads to are a group, and groups
 //     take turns (fairQueue). Within a group the highest block is first: news
 //     before history.
@@ -66,11 +65,11 @@ const (
 //
 // Among groups of which nothing has come, most turns are those of the newest: an
 // announcement is asked for at once, though thousands of dead ones may wait. An
-// announcement that is repeated makes its group the newest again. To serve only the newest
-// would starve whoever is not, and to serve them in turn alone makes updates wait for
-// all lies before them. As such requests keep their slots for haste, some 400 a second
-// can be made. Beyond that a new history has to be announced several times until it is
-// under way.
+// announcement that is repeated makes its group the newest again. To serve only the
+// newest would starve whoever is not, and to serve them in turn alone makes updates
+// wait for all lies before them. As such requests keep their slots for haste, some 400
+// a second can be made (80 for each of Options.NumWorkers). Beyond that a new history
+// has to be announced several times until it is under way.
 //
 // A liar can announce an honest block, or link to it, beside thousands of dead ones.
 // That keeps it in bad company until somebody better wants it: a more hopeful group
