@@ -46,7 +46,7 @@ type announcer struct {
 	interval time.Duration // Options.RebroadcastInterval
 	inline   int           // the largest block that goes along, in bytes
 
-	wake chan struct{} // holds a token while there is something to announce
+	wake bell // rings while there is something to announce
 
 	mu      sync.Mutex
 	pending map[blockID]bool      // to be announced, if they are heads still
@@ -74,7 +74,7 @@ func newAnnouncer(ctx context.Context, bcast Broadcaster, f *frontier, opts *Opt
 		delay:    opts.BroadcastBatchDelay,
 		interval: opts.RebroadcastInterval,
 		inline:   inlineSize(bcast, opts),
-		wake:     make(chan struct{}, 1),
+		wake:     newBell(),
 		pending:  make(map[blockID]bool),
 		seen:     make(map[blockID]time.Time),
 	}
@@ -98,7 +98,7 @@ func (a *announcer) announce(blocks []*block) {
 			a.pending[b.id] = true
 		}
 	}
-	a.poke()
+	a.wake.ring()
 }
 
 // announceHeads asks for all heads to be announced, except those that another
@@ -115,14 +115,7 @@ func (a *announcer) announceHeads(since time.Time) {
 			a.pending[id] = true
 		}
 	}
-	a.poke()
-}
-
-func (a *announcer) poke() {
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
+	a.wake.ring()
 }
 
 // sawHead notes that another replica knows a head, so that the next round can
@@ -214,7 +207,7 @@ func (a *announcer) sendPending(ctx context.Context) error {
 			return err
 		}
 		if err != nil {
-			if ctx.Err() == nil { // or else finish sends them
+			if ctx.Err() == nil { // or else announceRest does
 				a.log.Warnf("announcing %d heads, will try again: %s", len(heads), err)
 			}
 			a.putBack(heads)
@@ -265,7 +258,7 @@ func (a *announcer) putBack(heads []*pb.Head) {
 		}
 	}
 	a.mu.Unlock()
-	a.poke()
+	a.wake.ring()
 }
 
 func (a *announcer) send(ctx context.Context, heads []*pb.Head) error {

@@ -150,10 +150,10 @@ func (s *blockStore) remove(ctx context.Context, id blockID) error {
 	return nil
 }
 
-// fetchBlock fetches a block with a getter and checks it. An error that is
+// fetchBlock fetches a block and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
-func (s *blockStore) fetchBlock(ctx context.Context, from ipld.NodeGetter, l link) (*block, error) {
-	raw, err := s.fetch(ctx, from, l)
+func (s *blockStore) fetchBlock(ctx context.Context, l link) (*block, error) {
+	raw, err := s.fetch(ctx, s.service, l)
 	if err != nil {
 		return nil, err
 	}

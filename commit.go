@@ -24,8 +24,8 @@ type committer struct {
 	hooks    *hookQueue
 	notify   callbacks
 	leftOut  atomic.Uint64 // void elements and tombstones of merged blocks
-	cascade  chan struct{} // holds a token while there are untold blocks
-	recheck  chan struct{} // holds a token while somebody has to make a commit, after a write that failed
+	cascade  bell          // rings while the merger must go on with what commits have left over
+	recheck  bell          // rings while it must make a commit: a write that failed may have been made, and nobody been told
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
@@ -61,8 +61,8 @@ func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQ
 		frontier: f,
 		hooks:    hooks,
 		notify:   notify,
-		cascade:  make(chan struct{}, 1),
-		recheck:  make(chan struct{}, 1),
+		cascade:  newBell(),
+		recheck:  newBell(),
 		turn:     make(chan struct{}, 1),
 		stale:    true,
 		spread:   maxSpread,
@@ -123,9 +123,11 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 	if err := c.store.redo(ctx); err != nil {
 		return err
 	}
-	if err := c.frontier.load(ctx, c.store); err != nil {
+	heads, pendingHeads, err := c.store.loadTips(ctx)
+	if err != nil {
 		return err
 	}
+	c.frontier.set(heads, pendingHeads)
 	c.mayHaveTombstones, c.mayHaveClaims, c.fewer = true, true, true
 	if err := c.refreshInTurn(ctx); err != nil {
 		return err
@@ -174,16 +176,9 @@ func (c *committer) refreshInTurn(ctx context.Context) (err error) {
 // merge adds a block to the commit, unless it has been merged before, or is
 // being purged.
 func (c *commit) merge(ctx context.Context, b *block) error {
-	if c.committer.purge.hides(b.id) {
-		return nil
-	}
 	c.committer.purge.note(b)
-	m, err := c.dag.mark(ctx, b.id)
-	if err != nil {
+	if fresh, err := c.isFresh(ctx, b.id); err != nil || !fresh {
 		return err
-	}
-	if m.state != unknown {
-		return nil
 	}
 	if err := c.mergeSet(ctx, b.id, b.delta); err != nil {
 		return err
@@ -196,11 +191,7 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 
 // mergeSet applies a delta alone.
 func (c *commit) mergeSet(ctx context.Context, id blockID, d *deltaContent) error {
-	return c.set.merge(ctx, id, d, c.isMerged(ctx))
-}
-
-func (c *commit) isMerged(ctx context.Context) func(blockID) (bool, error) {
-	return func(id blockID) (bool, error) { return c.dag.merged(ctx, id) }
+	return c.set.merge(ctx, id, d, c.dag.merged)
 }
 
 // mergePart applies some tombstones of a block that is to be merged later.
@@ -209,23 +200,25 @@ func (c *commit) mergePart(ctx context.Context, w wanted, part []*pb.Element) er
 		return nil
 	}
 	c.dag.setQueued(w.id, &w)
-	return c.set.removeAll(ctx, part, c.isMerged(ctx))
+	return c.set.removeAll(ctx, part, c.dag.merged)
 }
 
 // refuse marks a block as one that will never be merged. It returns false for
 // a block that has been judged before.
 func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
-	if c.committer.purge.hides(b.id) {
-		return false, nil
-	}
-	m, err := c.dag.mark(ctx, b.id)
-	if err != nil {
+	if fresh, err := c.isFresh(ctx, b.id); err != nil || !fresh {
 		return false, err
 	}
-	if m.state != unknown {
+	return true, c.dag.refuse(ctx, b)
+}
+
+// isFresh reports whether nothing is known of a block, and it is not being purged.
+func (c *commit) isFresh(ctx context.Context, id blockID) (bool, error) {
+	if c.committer.purge.hides(id) {
 		return false, nil
 	}
-	return true, c.dag.refuse(ctx, b)
+	m, err := c.dag.mark(ctx, id)
+	return err == nil && m.state == unknown, err
 }
 
 // finish stores the commit's own blocks and writes the commit. After an error
@@ -255,7 +248,7 @@ func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
 	}
 	if err := c.store.write(ctx, now.rows); err != nil {
 		c.stale, c.unsure = true, now
-		c.wantRecheck()
+		c.recheck.ring()
 		return fmt.Errorf("crdt: writing to the store: %w", err)
 	}
 	c.learnInTurn(now)
@@ -291,18 +284,10 @@ func (c *committer) leaveInTurn(ids []blockID) {
 	}
 	switch c.untold = append(c.untold, ids...); {
 	case len(c.untold) > 0:
-		c.wantCascade()
+		c.cascade.ring()
 	case c.unread:
 		c.unread = false
 		c.notify.reloaded()
-	}
-}
-
-// wantCascade has the merger go on with what commits have left over. It does not block.
-func (c *committer) wantCascade() {
-	select {
-	case c.cascade <- struct{}{}:
-	default:
 	}
 }
 
@@ -326,15 +311,6 @@ func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wan
 	defer c.release()
 	c.leaveInTurn(slices.DeleteFunc(here, c.purge.hides))
 	return missing, nil
-}
-
-// wantRecheck has the store looked at again after a write that failed: it may have
-// been made, and nobody been told. It does not block.
-func (c *committer) wantRecheck() {
-	select {
-	case c.recheck <- struct{}{}:
-	default:
-	}
 }
 
 // tell has the hooks run and the new blocks announced.

@@ -117,7 +117,7 @@ func (m *migration) restoreVersions(ctx context.Context) error {
 // restoreKey writes the winning value first and removes the record last: between
 // its batches New finds both in the store, and merges them.
 func (m *migration) restoreKey(ctx context.Context, key string, r *record) error {
-	m.putValue(ds.RawKey(m.store.keys.oldValues+key+"/v"), r.value)
+	m.put(ds.RawKey(m.store.keys.oldValues+key+"/v"), r.value)
 	m.put(ds.RawKey(m.store.keys.oldValues+key+"/p"), binary.AppendUvarint(nil, r.priority+1))
 	if r.losers {
 		if err := m.restoreLosers(ctx, key); err != nil {
@@ -128,7 +128,7 @@ func (m *migration) restoreKey(ctx context.Context, key string, r *record) error
 		m.put(m.store.keys.oldVersion(key, r.id), []byte{})
 	}
 	if r.keepValue {
-		m.putValue(m.store.keys.loser(key, r.id), (&loser{version: r.version}).encode())
+		m.put(m.store.keys.loser(key, r.id), (&loser{version: r.version}).encode())
 	}
 	m.remove(m.store.keys.record(key))
 	return nil
@@ -162,11 +162,10 @@ func (m *migration) restoreLosers(ctx context.Context, key string) error {
 // showNamedHeads puts the heads of named DAGs among those of the unnamed one as
 // well. v0.6.8 knows no others, and would neither announce nor build on them.
 func (m *migration) showNamedHeads(ctx context.Context) error {
-	var f frontier
-	if err := f.load(ctx, m.store); err != nil {
+	heads, _, err := m.store.loadTips(ctx)
+	if err != nil {
 		return err
 	}
-	heads, _ := f.tips()
 	for id, v := range heads {
 		m.put(m.store.keys.head(id, HeadValue{}), headRow(v))
 		if err := m.flushIfFull(ctx); err != nil {

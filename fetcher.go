@@ -17,7 +17,7 @@ type fetcher struct {
 	blocks   *blockStore
 	log      logging.StandardLogger
 	classes  *sizeClasses
-	unread   chan struct{} // holds a token while the queue rows must be read
+	unread   bell // rings while the merger must call resume: there may be queue rows of blocks that are not known
 	requests sync.WaitGroup
 
 	mu        sync.Mutex
@@ -32,7 +32,7 @@ func newFetcher(ctx context.Context, blocks *blockStore, opts *Options, classes 
 		blocks:    blocks,
 		log:       opts.Logger,
 		classes:   classes,
-		unread:    make(chan struct{}, 1),
+		unread:    newBell(),
 		scheduler: newScheduler(opts.NumWorkers*fetchesPerWorker, opts.RebroadcastInterval),
 	}
 }
@@ -85,18 +85,9 @@ func (f *fetcher) tick() {
 	f.tell(func(s *scheduler, now time.Time) {
 		f.timerAt = time.Time{}
 		if s.tick(now) {
-			f.readRows()
+			f.unread.ring()
 		}
 	})
-}
-
-// readRows has the merger call resume: the store may have queue rows of blocks that
-// are not known. It does not block.
-func (f *fetcher) readRows() {
-	select {
-	case f.unread <- struct{}{}:
-	default:
-	}
 }
 
 // fetch makes a request: it gets a block and hands it to the merger.

@@ -129,31 +129,30 @@ func (f *frontier) width(dagName string) int {
 	return f.widths[dagName]
 }
 
-// load reads the frontier from the store.
-func (f *frontier) load(ctx context.Context, store *rowStore) error {
-	heads, pendingHeads := make(tips), make(tips)
-	for e, err := range store.rowsOf(ctx, store.keys.heads, 1, false) {
+// loadTips reads the frontier from the store.
+func (s *rowStore) loadTips(ctx context.Context) (heads, pendingHeads tips, err error) {
+	heads, pendingHeads = make(tips), make(tips)
+	for e, err := range s.rowsOf(ctx, s.keys.heads, 1, false) {
 		if err := heads.read("", e.Key, e.Value, err); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
-	for e, err := range store.rowsOf(ctx, store.keys.dagHeads, 2, false) {
+	for e, err := range s.rowsOf(ctx, s.keys.dagHeads, 2, false) {
 		name, id, _ := splitID(e.Key)
 		if checkBytes(id, e.Value) == nil {
 			continue // no head of a DAG named "blocks", but a block kept there
 		}
 		if err := heads.read(strings.Trim(name, "/"), e.Key, e.Value, err); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
-	for e, err := range store.rowsOf(ctx, store.keys.pendingHeads, 1, false) {
+	for e, err := range s.rowsOf(ctx, s.keys.pendingHeads, 1, false) {
 		_, n := binary.Uvarint(e.Value)
 		if err := pendingHeads.read(string(e.Value[max(n, 0):]), e.Key, e.Value, err); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
-	f.set(heads, pendingHeads)
-	return nil
+	return heads, pendingHeads, nil
 }
 
 // read adds the tip that a row describes: its value starts with the height.

@@ -231,9 +231,8 @@ func checkNames(t *testing.T, name string) {
 	if err := h.store.Put(ctx, h.store.keys.head(id, v), headRow(v)); err != nil {
 		t.Fatal(err)
 	}
-	var f frontier
-	err := f.load(ctx, h.store)
-	if heads, _ := f.tips(); err != nil || len(heads) != 1 || heads[id] != v {
+	heads, _, err := h.store.loadTips(ctx)
+	if err != nil || len(heads) != 1 || heads[id] != v {
 		t.Errorf("a head of DAG %q is stored as %q and loaded as %v: %v", name, h.store.keys.head(id, v), heads, err)
 	}
 }

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -193,7 +194,7 @@ func (h *setHarness) commit(t *testing.T, blocks ...*block) {
 		c.fetched = fetched
 		now := make(map[blockID]bool)
 		for _, b := range blocks {
-			isMerged := func(id blockID) (bool, error) { return h.merged[id] != nil || now[id], nil }
+			isMerged := func(_ context.Context, id blockID) (bool, error) { return h.merged[id] != nil || now[id], nil }
 			if err := c.merge(ctx, b.id, b.delta, isMerged); err != nil {
 				t.Fatal(err)
 			}

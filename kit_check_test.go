@@ -32,12 +32,11 @@ func checkStore(t *testing.T, r *replica) {
 // that the merged blocks amount to.
 func checkRows(t *testing.T, r *replica) {
 	t.Helper()
-	var f frontier
-	if err := f.load(context.Background(), r.Datastore.store); err != nil {
+	heads, pendingHeads, err := r.Datastore.store.loadTips(context.Background())
+	if err != nil {
 		t.Error(err)
 		return
 	}
-	heads, pendingHeads := f.tips()
 	c := newStoreCheck(t, r)
 	model := c.readBlocks()
 	for id := range heads {
@@ -48,7 +47,7 @@ func checkRows(t *testing.T, r *replica) {
 	}
 	c.checkPairs(model)
 	c.checkClaims()
-	c.checkWaiters(&f)
+	c.checkWaiters(&frontier{heads: heads, pendingHeads: pendingHeads})
 	if !c.mayWait() {
 		c.checkNothingWaits()
 	}

@@ -61,7 +61,7 @@ func (m *merger) run() {
 func (m *merger) recheckStore() {
 	if err := m.committer.once(m.ctx, nil, func(*commit) error { return nil }); err != nil && m.ctx.Err() == nil {
 		m.log.Errorf("looking at the store after a write that failed: %s", err)
-		time.AfterFunc(retryPause, m.committer.wantRecheck)
+		time.AfterFunc(retryPause, m.committer.recheck.ring)
 	}
 }
 
@@ -75,7 +75,7 @@ func (m *merger) continueCascade() {
 	if err != nil && m.ctx.Err() == nil {
 		m.log.Errorf("telling of settled blocks: %s", err)
 		m.cascadeFailed = time.Now()
-		time.AfterFunc(retryPause, m.committer.wantCascade)
+		time.AfterFunc(retryPause, m.committer.cascade.ring)
 	}
 }
 

@@ -141,10 +141,6 @@ func (m *migration) flush(ctx context.Context) error {
 
 func (m *migration) put(key ds.Key, value []byte) {
 	m.rows = append(m.rows, row{key: key, value: value})
-}
-
-func (m *migration) putValue(key ds.Key, value []byte) {
-	m.put(key, value)
 	m.bytes += len(value)
 }
 
@@ -388,11 +384,10 @@ func (m *migration) readAgain(ctx context.Context, claim ds.Key, id blockID) err
 // by the old module can leave such heads behind. And it takes the heads of named
 // DAGs from among those of the unnamed one, where v0.6.8 has them.
 func (m *migration) mendHeads(ctx context.Context) error {
-	var f frontier
-	if err := f.load(ctx, m.store); err != nil {
+	heads, _, err := m.store.loadTips(ctx)
+	if err != nil {
 		return err
 	}
-	heads, _ := f.tips()
 	limited, cancel := context.WithTimeout(ctx, headsTimeout)
 	defer cancel()
 	for id, v := range heads {

@@ -64,10 +64,8 @@ func (m *migration) removeVersion(ctx context.Context, key string, id blockID) e
 	if err != nil {
 		return err
 	}
-	if !k.wonBy(id) {
-		if lost, err := m.store.Has(ctx, m.store.keys.loser(key, id)); err != nil || !lost {
-			return err
-		}
+	if live, err := c.isLive(ctx, k, id); err != nil || !live {
+		return err
 	}
 	k.remove(id)
 	if err := m.queueRows(ctx, c); err != nil {
@@ -97,7 +95,7 @@ func (m *migration) contest(ctx context.Context, key string, id blockID, r *reco
 // snapshots stay, as the old module does not look at them: without them New would
 // take the versions for those of merged blocks.
 func (m *migration) flatten(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{m.raiseRoots, m.flattenMarks, m.dropQueue} {
+	for _, step := range []func(context.Context) error{m.raisePendingHeads, m.flattenMarks, m.dropQueue} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -105,12 +103,11 @@ func (m *migration) flatten(ctx context.Context) error {
 	return nil
 }
 
-func (m *migration) raiseRoots(ctx context.Context) error {
-	var f frontier
-	if err := f.load(ctx, m.store); err != nil {
+func (m *migration) raisePendingHeads(ctx context.Context) error {
+	_, pendingHeads, err := m.store.loadTips(ctx)
+	if err != nil {
 		return err
 	}
-	_, pendingHeads := f.tips()
 	for id, v := range pendingHeads {
 		m.put(m.store.keys.head(id, v), headRow(v))
 		m.remove(m.store.keys.pendingHead(id, v))
@@ -157,6 +154,6 @@ func (m *migration) lose(ctx context.Context, key string, id blockID, value []by
 			return err
 		}
 	}
-	m.putValue(row, value)
+	m.put(row, value)
 	return nil
 }

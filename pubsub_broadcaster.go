@@ -59,7 +59,7 @@ type PubSubBroadcaster struct {
 
 	mark   pubsubMark
 	queue  *pubsubQueue
-	joined pubsubBell
+	joined bell
 
 	*pubsubLife // a pointer: programs may compare the struct, and a func in it cannot be
 }
@@ -94,7 +94,7 @@ func NewPubSubBroadcaster(ctx context.Context, psub *pubsub.PubSub, topic string
 		psub:   psub,
 		mark:   newPubsubMark(),
 		queue:  newPubsubQueue(pubsubQueueBytes),
-		joined: newPubsubBell(),
+		joined: newBell(),
 		pubsubLife: &pubsubLife{
 			parent: ctx,
 			left:   make(chan struct{}),
@@ -343,24 +343,11 @@ func (m pubsubMark) on(data []byte) bool {
 	return bytes.HasPrefix(behind, m[:])
 }
 
-// A pubsubBell wakes one waiting receiver, now or when it comes. It holds one
-// ring, however often it was rung.
-type pubsubBell chan struct{}
-
-func newPubsubBell() pubsubBell { return make(pubsubBell, 1) }
-
-func (b pubsubBell) ring() {
-	select {
-	case b <- struct{}{}:
-	default:
-	}
-}
-
 // A pubsubQueue holds messages in the order they came, and forgets the oldest
 // when they outgrow its limit.
 type pubsubQueue struct {
-	limit  int        // bytes
-	filled pubsubBell // rings while messages wait
+	limit  int  // bytes
+	filled bell // rings while messages wait
 
 	mu   sync.Mutex
 	msgs [][]byte // guarded by mu
@@ -368,7 +355,7 @@ type pubsubQueue struct {
 }
 
 func newPubsubQueue(limit int) *pubsubQueue {
-	return &pubsubQueue{limit: limit, filled: newPubsubBell()}
+	return &pubsubQueue{limit: limit, filled: newBell()}
 }
 
 // push adds a message. The newest one is kept even if it is over the limit all

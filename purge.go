@@ -476,7 +476,7 @@ func (p *purge) end(ctx context.Context) {
 	p.fetcher.forget(p.hidden, p.wants)
 	p.committer.purge = nil
 	p.committer.release()
-	p.fetcher.readRows() // what is wanted again
+	p.fetcher.unread.ring() // what is wanted again
 }
 
 // forget takes a merged block out, as if it had never come. It is wanted again

@@ -69,7 +69,7 @@ func FuzzRecord(f *testing.F) {
 		stable(t, "record", row, decodeRecord, (*record).encode)
 		stable(t, "loser", row, func(b []byte) (*loser, error) { return decodeLoser(testID(1), b) }, (*loser).encode)
 		stable(t, "mark", row, decodeMark, (*mark).encode)
-		stable(t, "root", row, readRoot, pendingHeadRow)
+		stable(t, "pending head", row, readPendingHead, pendingHeadRow)
 		checkValueIsItsOwn(t, row)
 		if m, err := decodeMark(row); err == nil && m.state == unknown {
 			t.Error("a row says that its block is unknown")
@@ -77,16 +77,14 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// readRoot reads a root's row as New does.
-func readRoot(b []byte) (HeadValue, error) {
+// readPendingHead reads a pending head's row as New does.
+func readPendingHead(b []byte) (HeadValue, error) {
 	h := newSetHarness()
 	row := h.store.keys.pendingHead(testID(1), HeadValue{})
 	if err := h.store.Put(ctx, row, b); err != nil {
 		return HeadValue{}, err
 	}
-	var f frontier
-	err := f.load(ctx, h.store)
-	_, pendingHeads := f.tips()
+	_, pendingHeads, err := h.store.loadTips(ctx)
 	return pendingHeads[testID(1)], err
 }
 

@@ -161,7 +161,7 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	if len(found) > 0 {
 		r.log.Infof("repair has found %d blocks that had not been merged", len(found))
-		r.fetcher.readRows() // what these link to may be missing as well
+		r.fetcher.unread.ring() // what these link to may be missing as well
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])

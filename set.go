@@ -50,7 +50,7 @@ func newSetChange(store *rowStore, mayHaveTombstones, mayHaveClaims bool) *setCh
 
 // merge applies a delta that came in block id. merged reports whether a block
 // has been merged.
-func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merged func(blockID) (bool, error)) error {
+func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merged func(context.Context, blockID) (bool, error)) error {
 	if err := c.dropClaims(ctx, id); err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (c *setChange) setTombstone(n versionName, put bool) {
 	c.tombstones[n] = put
 }
 
-func (c *setChange) removeAll(ctx context.Context, tombstones []*pb.Element, merged func(blockID) (bool, error)) error {
+func (c *setChange) removeAll(ctx context.Context, tombstones []*pb.Element, merged func(context.Context, blockID) (bool, error)) error {
 	for _, t := range tombstones {
 		// An id that names no block matches no version.
 		if removed, ok := parseDsKey(t.GetId()); ok {
@@ -128,7 +128,7 @@ func (c *setChange) removeAll(ctx context.Context, tombstones []*pb.Element, mer
 
 // remove removes a version if its block has been merged, and otherwise leaves
 // a tombstone for it.
-func (c *setChange) remove(ctx context.Context, key string, id blockID, merged func(blockID) (bool, error)) error {
+func (c *setChange) remove(ctx context.Context, key string, id blockID, merged func(context.Context, blockID) (bool, error)) error {
 	k, err := c.load(ctx, key)
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 	}
 	known := k.wonBy(id) && !k.win.keepValue // or it may be a claim
 	if !known {
-		if known, err = merged(id); err != nil {
+		if known, err = merged(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -293,7 +293,7 @@ func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*
 
 // electWinners chooses the winner of every key that lost its own. It returns missingValues
 // for losers whose values stand in their blocks alone; once these are in fetched,
-// settling works.
+// it works.
 func (c *setChange) electWinners(ctx context.Context) error {
 	var missing missingValues
 	for _, k := range c.order {
@@ -377,7 +377,7 @@ func contenders(losers []*loser) []*loser {
 	return top
 }
 
-// rows returns what the commit writes. Call settle first.
+// rows returns what the commit writes. Call electWinners first.
 func (c *setChange) rows() []row {
 	keys := c.store.keys
 	rows := make([]row, 0, len(c.order)+4)
@@ -402,7 +402,7 @@ func (c *setChange) setsTombstone(put bool) bool {
 
 // A keyChange is one key's state in a commit. Versions come and go in any order, each
 // delta of the commit in its turn, and only then the winner is chosen anew where it
-// has gone: choosing may take values that stand in blocks alone (see settle).
+// has gone: choosing may take values that stand in blocks alone (see electWinners).
 //
 //	state        means                                     stored as
 //	none         no version is live                        no record

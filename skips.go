@@ -123,7 +123,7 @@ func (c *committer) recall(ctx context.Context) {
 	tops, _ := c.frontier.tips()
 	heads := tops.ids()
 	for _, id := range heads[:min(len(heads), maxRecall)] {
-		b, err := c.blocks.fetchBlock(ctx, c.blocks.service, link{id: id})
+		b, err := c.blocks.fetchBlock(ctx, link{id: id})
 		for err == nil && b != nil && !seen[b.id] && len(seen) < maxRecall {
 			seen[b.id] = true
 			found.note(b.delta.dagName, b.delta.priority, b.id)
@@ -149,7 +149,7 @@ func (c *committer) recall(ctx context.Context) {
 func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (next *block) {
 	heads := b.links[:len(b.links)-b.skips]
 	for _, id := range heads[:min(len(heads), maxSkips)] {
-		child, err := c.blocks.fetchBlock(ctx, c.blocks.service, b.linkTo(id))
+		child, err := c.blocks.fetchBlock(ctx, b.linkTo(id))
 		if err != nil {
 			continue
 		}
@@ -162,7 +162,7 @@ func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (nex
 		return nil
 	}
 	if b.skips > 0 && b.delta.priority%2 == 0 {
-		if to, err := c.blocks.fetchBlock(ctx, c.blocks.service, b.linkTo(b.links[len(b.links)-1])); err == nil {
+		if to, err := c.blocks.fetchBlock(ctx, b.linkTo(b.links[len(b.links)-1])); err == nil {
 			return to
 		}
 	}

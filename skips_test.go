@@ -63,7 +63,7 @@ func (r *replica) skipsOfHead() int {
 	r.t.Helper()
 	id, err := blockIDOf(r.head())
 	r.must(err)
-	b, err := r.Datastore.blocks.fetchBlock(ctx, r.node, link{id: id})
+	b, err := r.Datastore.blocks.fetchBlock(ctx, link{id: id})
 	r.must(err)
 	return b.skips
 }

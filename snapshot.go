@@ -107,13 +107,13 @@ var errClaimOnPurged = errors.New("crdt: it tells of a block that is being purge
 
 // claim adds a version that a snapshot tells of, unless its block is merged or its
 // tombstone is here. Of several claims about one version the greatest counts.
-func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged func(blockID) (bool, error)) error {
+func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged func(context.Context, blockID) (bool, error)) error {
 	id, _ := parseDsKey(e.GetId())
 	n := versionName{e.GetKey(), id}
 	if c.purge.hides(id) {
 		return errClaimOnPurged
 	}
-	if known, err := merged(id); err != nil || known || id == by {
+	if known, err := merged(ctx, id); err != nil || known || id == by {
 		return err
 	}
 	if dead, err := c.hasTombstone(ctx, n); err != nil || dead {

@@ -267,7 +267,7 @@ func TestSnapshotAboveWhatIsPending(t *testing.T) {
 // A replica that has not heard of the snapshot announces what it covers.
 func TestCoveredBlockThatComesLater(t *testing.T) {
 	s := newSnapshotTest(t, concurrentHistory)
-	b, err := s.old.Datastore.blocks.fetchBlock(ctx, s.old.node, link{id: blockID(s.snapshot.Hash()[2:])})
+	b, err := s.old.Datastore.blocks.fetchBlock(ctx, link{id: blockID(s.snapshot.Hash()[2:])})
 	s.old.must(err)
 	s.young.restart()
 	s.net.heal()

@@ -343,7 +343,7 @@ func (r *replica) winsByPuts(key string) {
 func (r *replica) checkOwnPriorities() {
 	r.t.Helper()
 	for _, c := range r.node.own {
-		b, err := r.Datastore.blocks.fetchBlock(ctx, r.node, link{id: blockID(c.Hash()[2:])})
+		b, err := r.Datastore.blocks.fetchBlock(ctx, link{id: blockID(c.Hash()[2:])})
 		r.must(err)
 		if p := b.delta.priority; p == 0 || p > math.MaxInt64 {
 			r.t.Errorf("a block of ours has the priority %d", p)
@@ -407,7 +407,7 @@ func TestPutRemovesOnlyWhatItCannotOutrank(t *testing.T) {
 		r.winsByPuts("/k")
 		n := 0
 		for _, c := range r.node.own[before:] {
-			b, err := r.Datastore.blocks.fetchBlock(ctx, r.node, link{id: blockID(c.Hash()[2:])})
+			b, err := r.Datastore.blocks.fetchBlock(ctx, link{id: blockID(c.Hash()[2:])})
 			r.must(err)
 			n += len(b.delta.tombstones)
 		}
