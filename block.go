@@ -29,13 +29,10 @@ type block struct {
 // link adds a link to a block that is being read.
 func (b *block) link(l link) {
 	b.links = append(b.links, l.id)
-	switch {
-	case !l.v0:
+	if l.v0 {
+		setIn(&b.v0, l.id, true)
+	} else {
 		delete(b.v0, l.id)
-	case b.v0 == nil:
-		b.v0 = map[blockID]bool{l.id: true}
-	default:
-		b.v0[l.id] = true
 	}
 }
 

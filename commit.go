@@ -313,6 +313,14 @@ func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wan
 	return missing, nil
 }
 
+// setIn sets an entry of a map that may be nil: most commits need only some of theirs.
+func setIn[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[k] = v
+}
+
 // tell has the hooks run and the new blocks announced.
 func (c *commit) tell() {
 	c.committer.hooks.push(c.events)

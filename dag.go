@@ -149,10 +149,7 @@ func (c *dagChange) setMark(id blockID, m *mark) {
 }
 
 func (c *dagChange) setLinks(id blockID, links []blockID) {
-	if c.links == nil {
-		c.links = make(map[blockID][]blockID)
-	}
-	c.links[id] = links
+	setIn(&c.links, id, links)
 }
 
 // takeLinks returns the links of a pending block, which is pending no more or
@@ -265,10 +262,7 @@ func (c *dagChange) want(w wanted) {
 }
 
 func (c *dagChange) setQueued(id blockID, w *wanted) {
-	if c.queue == nil {
-		c.queue = make(map[blockID]*wanted)
-	}
-	c.queue[id] = w
+	setIn(&c.queue, id, w)
 }
 
 // hold keeps a block waiting. It is a pending head in the place of the pending heads below it,

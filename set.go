@@ -108,10 +108,7 @@ func (c *setChange) hasTombstone(ctx context.Context, n versionName) (bool, erro
 }
 
 func (c *setChange) setTombstone(n versionName, put bool) {
-	if c.tombstones == nil {
-		c.tombstones = make(map[versionName]bool)
-	}
-	c.tombstones[n] = put
+	setIn(&c.tombstones, n, put)
 }
 
 func (c *setChange) removeAll(ctx context.Context, tombstones []*pb.Element, merged func(context.Context, blockID) (bool, error)) error {
@@ -446,10 +443,7 @@ const (
 )
 
 func (k *keyChange) setLoser(id blockID, l *loser) {
-	if k.losers == nil {
-		k.losers = make(map[blockID]*loser)
-	}
-	k.losers[id] = l
+	setIn(&k.losers, id, l)
 	k.low = k.low && (l == nil || !l.mayHave(maxPriority))
 }
 

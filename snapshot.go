@@ -277,13 +277,9 @@ func (c *setChange) claimedBy(ctx context.Context, n versionName) (by blockID, f
 }
 
 func (c *setChange) setClaim(n versionName, now claimNow) {
-	if c.claims == nil {
-		c.claims = make(map[blockID]map[string]claimNow)
-	}
-	if c.claims[n.id] == nil {
-		c.claims[n.id] = make(map[string]claimNow)
-	}
-	c.claims[n.id][n.key] = now
+	of := c.claims[n.id]
+	setIn(&of, n.key, now)
+	setIn(&c.claims, n.id, of)
 }
 
 // appendClaimRows appends what the commit writes of claims.
@@ -360,10 +356,7 @@ func (c *dagChange) takeCover(ctx context.Context, b *block) error {
 }
 
 func (c *dagChange) setCover(id blockID, dag *string) {
-	if c.covers == nil {
-		c.covers = make(map[blockID]*string)
-	}
-	c.covers[id] = dag
+	setIn(&c.covers, id, dag)
 }
 
 // appendCoverRows appends what the commit writes of covered blocks.

@@ -143,10 +143,7 @@ func (t *traversal) learn(v0 map[blockID]bool) {
 		if t.stages[id]&begun != 0 {
 			continue // another block has linked to it
 		}
-		if t.v0 == nil {
-			t.v0 = make(map[blockID]bool)
-		}
-		t.v0[id] = true
+		setIn(&t.v0, id, true)
 	}
 }
 

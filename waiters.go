@@ -44,10 +44,7 @@ func (w *waiters) remove(parent blockID) {
 }
 
 func (w *waiters) setApart(parent blockID, put bool) {
-	if w.apart == nil {
-		w.apart = make(map[blockID]bool)
-	}
-	w.apart[parent] = put
+	setIn(&w.apart, parent, put)
 }
 
 func (w *waiters) noMore() { w.more, w.changed = false, w.changed || w.more }
