@@ -40,7 +40,7 @@ func linkOf(c cid.Cid) (link, error) {
 	}
 	id, ok := blockIDIn(c.Hash())
 	if !ok || c.Type() != cid.DagProtobuf {
-		return link{}, fmt.Errorf("%w: %s is no CID with dag-pb and sha2-256", ErrInvalidBlock, c)
+		return link{}, fmt.Errorf("%w: %s is not a CID with dag-pb and sha2-256", ErrInvalidBlock, c)
 	}
 	return link{id, c.Version() == 0}, nil
 }

@@ -247,11 +247,11 @@ func (s *blockStore) parse(id blockID, raw []byte) (*block, error) {
 func (s *blockStore) open(id blockID, raw []byte) (b *block, badLink, err error) {
 	node, err := decodeNode(raw)
 	if err != nil {
-		return nil, nil, fmt.Errorf("no dag-pb node: %w", err)
+		return nil, nil, fmt.Errorf("not a dag-pb node: %w", err)
 	}
 	d := s.newDelta()
 	if err := d.Unmarshal(node.Data()); err != nil {
-		return nil, nil, fmt.Errorf("no delta: %w", err)
+		return nil, nil, fmt.Errorf("not a delta: %w", err)
 	}
 	b = &block{id: id, raw: raw}
 	badLink = b.readLinks(node)

@@ -193,7 +193,7 @@ func (d *Datastore) Has(ctx context.Context, key ds.Key) (bool, error) {
 }
 
 // GetSize returns the size of a key's value in bytes, or -1 and
-// ds.ErrNotFound. It does not load the value if the store need not.
+// ds.ErrNotFound. It does not load the value if the store can avoid that.
 func (d *Datastore) GetSize(ctx context.Context, key ds.Key) (int, error) {
 	if err := d.enter(); err != nil {
 		return -1, err

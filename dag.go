@@ -57,7 +57,7 @@ const anyHeight = math.MaxUint64
 // as well, and a head in the place of a pending head. Had a been refused, all three would
 // be stranded.
 //
-// One commit looks at so many parents and links only (room). If there is room for b
+// One commit looks at so many parents and links only (looksLeft). If there is room for b
 // alone, a is untold: it is in the queue again, for a restart, and the merger goes on
 // with it in its next commit. To do all in one commit would make it grow with the
 // history, and whoever can send a block could stop all writes for minutes.
@@ -87,7 +87,7 @@ type dagChange struct {
 // with the history.
 const maxSpread = 8192
 
-func newDAGChange(store *rowStore, f *frontier, room int) *dagChange {
+func newDAGChange(store *rowStore, f *frontier, looks int) *dagChange {
 	heads, pendingHeads := f.tips()
 	return &dagChange{
 		store:        store,
@@ -95,7 +95,7 @@ func newDAGChange(store *rowStore, f *frontier, room int) *dagChange {
 		pendingHeads: newTipsChange(pendingHeads),
 		marks:        make(map[blockID]*mark),
 		waits:        make(map[blockID]*waiters),
-		looksLeft:    room,
+		looksLeft:    looks,
 	}
 }
 

@@ -105,8 +105,7 @@ func (s *blockStore) tag(d Delta) bool {
 	return ours.msg.Tag != nil
 }
 
-// A change set as the replica works with it: a Delta that has passed the
-// rules below, taken apart once.
+// A deltaContent is a Delta taken apart, once, by the rules below.
 type deltaContent struct {
 	from       Delta
 	elements   []*pb.Element // all keys are clean

@@ -87,7 +87,7 @@
 // there and then which versions a Delete removes, makes one delta of it all,
 // or several when one would be too large, adds the blocks to the DAG service
 // and commits them. Then it passes the turn on, asks for the announcement,
-// runs the hooks, and only then, or when these take long, do the calls return.
+// and runs the hooks. Then the calls return, or sooner if the hooks take long.
 //
 // A small block mostly comes inside its announcement; unless the merger is
 // behind, it goes there at once, and from there to the DAG service before it is
@@ -248,8 +248,8 @@
 //     order, the grouping and the restarts.
 //  2. A commit is all or nothing. A block is one commit, but for one that came from a
 //     peer and uncovers more than 1 MiB of older values: of such a block, tombstones
-//     show before the rest, which follows, also after a restart. Before a block that
-//     snapshots claim very much about, some of these claims go. A replica that is
+//     show before the rest, which follows, also after a restart. If snapshots claim
+//     very much about a block, some of these claims go before it comes. A replica that is
 //     killed at any write reopens to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and pending heads, and the history
 //     of every head is complete, down to the snapshots in it. Not so for
@@ -272,7 +272,7 @@
 //     makes itself does not wait, and any other for a second at most while no
 //     hook returns.
 //  7. Close runs the hooks that wait and sends what is to be announced, within
-//     10 seconds. Twice is harmless. Afterwards calls fail with [ErrClosed].
+//     10 seconds. Calling it twice is harmless. Afterwards calls fail with [ErrClosed].
 //
 // A block that is unavailable holds up only the pending head above it. Requests that
 // are slow give up their slot, and failed ones are tried again with a growing
@@ -285,16 +285,15 @@
 // What peers can make a replica hold in memory, whatever they send. Each limit
 // has a name, in the file that is given.
 //
-//   - Messages of more than 4 MiB are ignored. Of a message the first 2,048 heads
-//     are looked at (listener.go).
+//   - Messages of more than 4 MiB are ignored. Only the first 2,048 heads
+//     of a message are looked at (listener.go).
 //   - At most 64 Ki missing blocks are known, some 40 MiB, 4,096 of which were
 //     announced and not seen yet. The rest stays in the queue rows (scheduler.go).
-//   - Asked for at once are 32 blocks for each of Options.NumWorkers, 160 by
-//     default, and up to 512 more that have been slow to come (scheduler.go). Each
-//     takes a goroutine. Apart from these and the goroutines of its callers and of the
+//   - Up to 32 blocks for each of Options.NumWorkers, 160 by default, are asked for at
+//     once, and up to 512 more that are slow to come (scheduler.go). Each takes a goroutine. Apart from these and the goroutines of its callers and of the
 //     DAG service, a replica has up to 100.
-//   - Blocks that are decoded and not merged yet take up to 16 MiB, as far as
-//     they are no larger than 16 KiB themselves, and up to 96 MiB else (sizeclass.go).
+//   - Decoded blocks that are not merged yet take up to 16 MiB if they are small, of
+//     16 KiB at most, and up to 96 MiB otherwise (sizeclass.go).
 //     What finds no room is fetched again later.
 //   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go).
 //     A block of 2 MiB with 200,000 keys, the costliest there is, takes some
@@ -323,7 +322,7 @@
 // # Caveats
 //
 //   - A batch of the user's store is taken to be atomic, unless it is the basic
-//     batch of go-datastore. That one is also found in a wrapper that tells of
+//     batch of go-datastore. That one is also found in a wrapper that names
 //     its children, as go-datastore's own do. Badger cuts a batch beyond 15 % of
 //     its MemTableSize: that must be 64 MiB, the default, or more.
 //   - A reader beside a commit sees half of it if the store's batch lets it,

@@ -18,7 +18,7 @@ var (
 	ErrTooLarge = errors.New("crdt: too large for a block")
 
 	// ErrInvalidBlock is returned, or logged, when a block is refused: it is
-	// no dag-pb node, its hash is another, or its delta breaks the rules. It
+	// not a dag-pb node, its hash is another, or its delta breaks the rules. It
 	// is also returned, with ErrInvalidKey, for a delta made here of which
 	// peers would leave something out.
 	ErrInvalidBlock = errors.New("crdt: invalid block")

@@ -10,7 +10,7 @@ import (
 	"github.com/ipfs/go-ds-crdt/pb"
 )
 
-func TestMissingBlockStallsNothingButItsOwnRoot(t *testing.T) {
+func TestMissingBlockStallsOnlyItsOwnPendingHead(t *testing.T) {
 	net := newTestNet()
 	a, b := net.newReplica(t), net.newReplica(t)
 	liar := net.node()

@@ -140,7 +140,7 @@ func (s *rowStore) loadTips(ctx context.Context) (heads, pendingHeads tips, err 
 	for e, err := range s.rowsOf(ctx, s.keys.dagHeads, 2, false) {
 		name, id, _ := splitID(e.Key)
 		if checkBytes(id, e.Value) == nil {
-			continue // no head of a DAG named "blocks", but a block kept there
+			continue // not a head of a DAG named "blocks", but a block kept there
 		}
 		if err := heads.read(strings.Trim(name, "/"), e.Key, e.Value, err); err != nil {
 			return nil, nil, err

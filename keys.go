@@ -79,7 +79,7 @@ func (n InternalNamespaces) complete() (InternalNamespaces, error) {
 			*f = *defaults[i]
 		}
 		if used[*f] || checkDAGName(*f) != nil {
-			errs = append(errs, fmt.Errorf("crdt: internal namespace %q is taken or no single clean path part", *f))
+			errs = append(errs, fmt.Errorf("crdt: internal namespace %q is taken, or not a single clean path part", *f))
 		}
 		used[*f] = true
 	}

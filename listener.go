@@ -14,7 +14,7 @@ import (
 // maxMessage is the largest message that is looked at, in bytes.
 const maxMessage = 4 << 20
 
-// A listener receives announcements and has fetched what is unknown.
+// A listener receives announcements and has unknown blocks fetched.
 type listener struct {
 	ctx       context.Context
 	bcast     Broadcaster

@@ -26,8 +26,8 @@ type Options struct {
 	// PutHook is called with every pair that becomes visible, written here or
 	// elsewhere. Hooks run one at a time, in commit order, after the commit
 	// and without any lock held: a hook may use the datastore, but must not
-	// close, repair or purge it. A Put has normally run its own hook when it returns; when a
-	// hook is already running elsewhere, it may run a little later.
+	// close, repair or purge it. A Put has normally run its own hook when it
+	// returns; when another hook is running already, that may be a little later.
 	//
 	// When much waits for slow hooks, writes return late: when the hooks have
 	// caught up, ctx ends, or no hook has returned for a second. Those that a hook
@@ -70,7 +70,7 @@ type Options struct {
 	// inside its first announcement, so that those who hear it need not fetch
 	// it. At most 256 KiB of blocks wait to go so; more are fetched. Each peer
 	// may get such an announcement several times. 0 leaves it to the
-	// broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is no
+	// broadcaster: 16 KiB for a PubSubBroadcaster, none for one that is not a
 	// BlockCarrier. Negative: none. Replicas need not agree. Default: 0.
 	InlineBlockSize int
 

@@ -18,9 +18,9 @@ type version struct {
 	keepValue bool
 }
 
-// beats tells which of two live versions of a key is its value: the one of
-// higher priority, then the greater value. This is the only place that
-// decides. The id only makes the choice among equal values a fixed one.
+// beats reports whether v, and not w, is the value of their key: the one of the
+// higher priority, then of the greater value. Only this function decides that. The id
+// makes the choice among equal values a fixed one.
 func (v *version) beats(w *version) bool {
 	if v.priority != w.priority {
 		return v.priority > w.priority

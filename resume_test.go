@@ -23,7 +23,7 @@ func TestQueueRowsWithoutRoomAreLookedAtWithinAMinute(t *testing.T) {
 
 // A replica that is closed in the middle of fetching goes on from there: it
 // reads the blocks that it lacks, and no others.
-func TestRestartResumesTheWalk(t *testing.T) {
+func TestRestartResumesFetching(t *testing.T) {
 	const total = 400
 	net := newTestNet()
 	a := net.newReplica(t)

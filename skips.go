@@ -111,8 +111,8 @@ func (s skips) forget(dagName string) {
 	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dagName == dagName })
 }
 
-// maxRecall bounds the heads that recall begins at, and its steps. A history takes two for each bit of its
-// height; heads mostly share most of theirs.
+// maxRecall bounds the heads that recall begins at, and its steps. A history takes
+// two for each bit of its height; heads mostly share most of theirs.
 const maxRecall = 1024
 
 // recall finds the skips anew after a start. It reads O(log n) blocks, which
