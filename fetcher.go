@@ -111,16 +111,16 @@ func (f *fetcher) bring(ctx context.Context, r *request, raw []byte) error {
 	if !ok {
 		return nil
 	}
-	a, err := f.judge(ctx, r.block.id, raw, room)
+	a, err := f.arrivalOf(ctx, r.block.id, raw, room)
 	if err == nil {
 		f.deliver(r, a)
 	}
 	return err
 }
 
-// judge makes an arrival of a block for which there is room: to be merged, or to be
+// arrivalOf makes an arrival of a block for which there is room: to be merged, or to be
 // refused. If neither is clear, it gives the room back.
-func (f *fetcher) judge(ctx context.Context, id blockID, raw []byte, room reservation) (*arrival, error) {
+func (f *fetcher) arrivalOf(ctx context.Context, id blockID, raw []byte, room reservation) (*arrival, error) {
 	b, err := f.blocks.judge(ctx, id, raw)
 	if err != nil && !isFinal(err) {
 		f.release(room)
@@ -156,7 +156,7 @@ func (f *fetcher) open(id blockID, raw []byte) *arrival {
 	if !ok {
 		return nil
 	}
-	a, _ := f.judge(f.ctx, id, raw, need)
+	a, _ := f.arrivalOf(f.ctx, id, raw, need)
 	return a
 }
 
