@@ -142,7 +142,7 @@ func (a *announcer) run() {
 	for {
 		select {
 		case <-a.wake:
-			a.pause(a.delay)
+			sleep(a.ctx, a.delay)
 			if a.sendPending(a.ctx) != nil {
 				return
 			}
@@ -185,7 +185,8 @@ func (a *announcer) forgetSeen() {
 	clear(a.seen)
 }
 
-func (a *announcer) pause(d time.Duration) {
+// sleep waits, unless ctx ends before.
+func sleep(ctx context.Context, d time.Duration) {
 	if d == 0 {
 		return
 	}
@@ -193,7 +194,7 @@ func (a *announcer) pause(d time.Duration) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-a.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 
@@ -211,7 +212,7 @@ func (a *announcer) sendPending(ctx context.Context) error {
 				a.log.Warnf("announcing %d heads, will try again: %s", len(heads), err)
 			}
 			a.putBack(heads)
-			a.pause(retryPause)
+			sleep(a.ctx, retryPause)
 		}
 	}
 	return nil
@@ -279,8 +280,8 @@ func (a *announcer) greetPeers(n JoinNotifier, joined func()) {
 		}
 		came := time.Now()
 		joined()
-		a.pause(rand.N(joinPause / 4))
+		sleep(a.ctx, rand.N(joinPause/4))
 		a.announceHeads(came)
-		a.pause(joinPause * 3 / 4)
+		sleep(a.ctx, joinPause*3/4)
 	}
 }

@@ -112,9 +112,9 @@
 //     back. It alone talks to the DAG service, and it checks all that comes from it.
 //   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
 //   - values.go reads losers from their blocks, when a commit uncovers them.
-//   - missing.go is what the scheduler knows of a missing block, and fairqueue.go how
-//     turns are taken. resume.go reads from the queue rows what found no place there,
-//     or was missing at the start.
+//   - missing.go and request.go are what the scheduler knows of a missing block, and of
+//     asking for one, and fairqueue.go is how turns are taken. resume.go reads from the
+//     queue rows what found no place there, or was missing at the start.
 //   - session.go asks the DAG service for the blocks of a group in one session, as
 //     long as that gives any.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts

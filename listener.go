@@ -37,7 +37,7 @@ func (l *listener) run() {
 			return
 		case err != nil:
 			l.log.Errorf("receiving a broadcast: %s", err)
-			l.announcer.pause(retryPause)
+			sleep(l.ctx, retryPause)
 		default:
 			l.receive(data)
 		}

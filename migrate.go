@@ -364,20 +364,7 @@ func (m *migration) readAgain(ctx context.Context, claim ds.Key, id blockID) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", claim, err)
 	}
-	c := newSetChange(m.store, false, false)
-	k, err := c.load(ctx, key)
-	if err != nil {
-		return err
-	}
-	if live, err := c.isLive(ctx, k, id); err != nil || !live {
-		return err
-	}
-	k.remove(id)
-	k.setLoser(id, &loser{version: version{id: id}, unranked: true})
-	if err := m.queueRows(ctx, c); err != nil {
-		return err
-	}
-	return m.flush(ctx) // the next claim may be about the same key
+	return m.replaceLive(ctx, key, id, &loser{version: version{id: id}, unranked: true})
 }
 
 // mendHeads raises heights that are lower than those of their blocks: a repair

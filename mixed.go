@@ -54,11 +54,12 @@ func (m *migration) removeDead(ctx context.Context) error {
 		if err != nil || !merged {
 			return err
 		}
-		return m.removeVersion(ctx, key, id)
+		return m.replaceLive(ctx, key, id)
 	})
 }
 
-func (m *migration) removeVersion(ctx context.Context, key string, id blockID) error {
+// replaceLive removes a version of a key, if it is live, and puts others in its place.
+func (m *migration) replaceLive(ctx context.Context, key string, id blockID, by ...*loser) error {
 	c := newSetChange(m.store, false, false)
 	k, err := c.load(ctx, key)
 	if err != nil {
@@ -68,10 +69,13 @@ func (m *migration) removeVersion(ctx context.Context, key string, id blockID) e
 		return err
 	}
 	k.remove(id)
+	for _, l := range by {
+		k.setLoser(l.id, l)
+	}
 	if err := m.queueRows(ctx, c); err != nil {
 		return err
 	}
-	return m.flush(ctx) // the next tombstone may be for the same key
+	return m.flush(ctx) // the next row may be about the same key
 }
 
 // contest gives a record that was here the value that the old rows have for its

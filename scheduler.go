@@ -89,7 +89,7 @@ const (
 //
 // To let the newest group have all it wants, as was tried first, is a way in for
 // floods of announcements. So is the turn of each group alone, without proof: a liar
-// has as many groups as he likes. With two pools, of proven groups and others, a
+// has as many groups as it likes. With two pools, of proven groups and others, a
 // history is stuck among the lies until its eighth block. To measure the round trip
 // lets a liar who is slow teach patience with blocks that never come. A limit for each
 // peer would be best, but a Broadcaster does not say who speaks, and a DAG service not

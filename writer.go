@@ -54,21 +54,19 @@ func (w *writer) join(ctx context.Context, p *pendingWrite) error {
 	for {
 		select {
 		case <-p.done:
-			return p.err
 		case <-ctx.Done():
 			if w.withdraw(p) {
 				return ctx.Err()
 			}
-			<-p.done
-			return p.err
 		case <-w.committer.turn:
-			if w.isTaken(p) { // and its leader is about to say how it went
-				w.committer.release()
-				<-p.done
-				return p.err
+			if !w.isTaken(p) {
+				w.lead(context.WithoutCancel(ctx))
+				continue
 			}
-			w.lead(context.WithoutCancel(ctx))
+			w.committer.release()
 		}
+		<-p.done // it has been taken: its leader says how it went
+		return p.err
 	}
 }
 
