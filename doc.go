@@ -285,16 +285,17 @@
 // What peers can make a replica hold in memory, whatever they send. Each limit
 // has a name, in the file that is given.
 //
-//   - Messages of more than 4 MiB are ignored. Only the first 2,048 heads
-//     of a message are looked at (listener.go).
+//   - Messages of more than 4 MiB are ignored. Only the first 2,048 heads of a message
+//     are looked at (listener.go).
 //   - At most 64 Ki missing blocks are known, some 40 MiB, 4,096 of which were
 //     announced and not seen yet. The rest stays in the queue rows (scheduler.go).
 //   - Up to 32 blocks for each of Options.NumWorkers, 160 by default, are asked for at
-//     once, and up to 512 more that are slow to come (scheduler.go). Each takes a goroutine. Apart from these and the goroutines of its callers and of the
-//     DAG service, a replica has up to 100.
+//     once, and up to 512 more that are slow to come (scheduler.go). Each takes a
+//     goroutine. Apart from these, and those of its callers and of the DAG service, a
+//     replica has up to 100.
 //   - Decoded blocks that are not merged yet take up to 16 MiB if they are small, of
-//     16 KiB at most, and up to 96 MiB otherwise (sizeclass.go).
-//     What finds no room is fetched again later.
+//     16 KiB at most, and up to 96 MiB otherwise. What finds no room is fetched again
+//     later (sizeclass.go).
 //   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go).
 //     A block of 2 MiB with 200,000 keys, the costliest there is, takes some
 //     250 MiB and a second. Small blocks wait for one such at a time.
@@ -312,12 +313,12 @@
 //     merges wait for the hooks, and so does every write once it is committed; the
 //     last one of each goroutine comes on top (hooks.go).
 //
-// But for these two, a replica needs some 400 MiB at most while it is under attack,
-// and next to nothing when it is idle. The frontier has no limit: each head and each
-// pending head takes some 0.2 KiB, and every commit looks through them, 0.1 ms for each
-// thousand. Heads go when something is written on them; pending heads stay. Repair,
-// Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG holds those
-// of one commit besides, and all values of other DAGs that it uncovers.
+// With these limits a replica needs some 400 MiB at most while it is under attack, and
+// next to nothing when it is idle. Two things come on top. The frontier has no limit:
+// each head and each pending head takes some 0.2 KiB, and every commit looks through
+// them, 0.1 ms for each thousand. Heads go when something is written on them; pending
+// heads stay. Repair, Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG
+// holds those of one commit besides, and all values of other DAGs that it uncovers.
 //
 // # Caveats
 //

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func newMigration(store *rowStore, blocks *blockStore, log logging.StandardLogge
 func (m *migration) run(ctx context.Context, version uint64) error {
 	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.dropOld, m.dropTombstones, m.dropClaims, m.mendHeads, m.checkShutdown}
 	if version > 0 {
-		steps[1] = func(context.Context) error { return nil }
+		steps = slices.Delete(steps, 1, 2) // its winners are right
 	}
 	if err := m.takeSteps(ctx, steps); err != nil {
 		return err

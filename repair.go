@@ -37,8 +37,8 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 // been, or refuses those that break a rule, and leaves alone what lies below these.
 // It keeps the CIDs of all blocks in memory while it runs. When all is well it
 // marks the datastore clean; when blocks are unavailable, it returns an error and
-// leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG that is going on, and must
-// not be called by a hook.
+// leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG
+// that is going on, and must not be called by a hook.
 func (d *Datastore) Repair(ctx context.Context) error {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
