@@ -107,6 +107,8 @@ const nameLength = multihashLength*8/5 + 1
 // store.
 func (id blockID) String() string { return id.dsKey()[1:] }
 
+func (id blockID) compare(other blockID) int { return bytes.Compare(id[:], other[:]) }
+
 // dsKey is the id as it stands in tombstones: the name with a slash before it.
 func (id blockID) dsKey() string { return id.under("") }
 

@@ -16,11 +16,11 @@ func TestMissingBlockStallsOnlyItsOwnPendingHead(t *testing.T) {
 	liar := net.node()
 	a.put("/1", "v")
 	converge(t, a, b)
-	// A root above honest history and above a block that nobody has.
+	// A pending head above honest history and above a block that nobody has.
 	heads := a.InternalStats(ctx).Heads
 	stuck := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 5, Elements: oneElement("/stuck")}), heads[0].Cid, unavailable(0))
 	b.node.deliver(announcement(stuck))
-	waitFor(t, "the root's own pair", func() bool { return b.get("/stuck") == "evil" })
+	waitFor(t, "the pending head's own pair", func() bool { return b.get("/stuck") == "evil" })
 	for i := range 10 {
 		a.put("/2", fmt.Sprint(i))
 		b.put("/3", fmt.Sprint(i))
@@ -32,14 +32,14 @@ func TestMissingBlockStallsOnlyItsOwnPendingHead(t *testing.T) {
 	})
 	for _, h := range b.InternalStats(ctx).Heads {
 		if h.Cid.Equals(stuck) {
-			t.Error("a root with missing history became a head")
+			t.Error("a pending head with missing history became a head")
 		}
 	}
 	if ok, _ := b.IsProcessed(ctx, stuck); !ok {
-		t.Error("the stuck root has not been merged")
+		t.Error("the stuck pending head has not been merged")
 	}
 	if h := b.InternalStats(ctx).MaxHeight; h < 6 {
-		t.Errorf("height %d is not above the root that is being fetched", h)
+		t.Errorf("height %d is not above the pending head below which blocks are being fetched", h)
 	}
 }
 

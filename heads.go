@@ -71,7 +71,7 @@ func (t tips) of(dagName string) []blockID {
 func (t tips) ids() []blockID { return sortIDs(slices.Collect(maps.Keys(t))) }
 
 func sortIDs(ids []blockID) []blockID {
-	slices.SortFunc(ids, func(a, b blockID) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(ids, blockID.compare)
 	return ids
 }
 

@@ -236,8 +236,8 @@ func (c *storeCheck) checkWaiters(f *frontier) {
 		if !told[id] && int(m.missing) != waits[id] {
 			c.t.Errorf("pending block %s waits for %d blocks, and is to wait for %d", id.Cid(), waits[id], m.missing)
 		}
-		if _, root := f.pendingHeads[id]; root && m.neverHead || !root && !m.neverHead && !under[id] {
-			c.t.Errorf("pending block %s: root %v, covered %v, below a pending one %v", id.Cid(), root, m.neverHead, under[id])
+		if _, top := f.pendingHeads[id]; top && m.neverHead || !top && !m.neverHead && !under[id] {
+			c.t.Errorf("pending block %s: pending head %v, never a head %v, below a pending one %v", id.Cid(), top, m.neverHead, under[id])
 		}
 	}
 }

@@ -267,7 +267,7 @@ type purgeHeap []*foundBlock
 
 func (h purgeHeap) Len() int { return len(h) }
 func (h purgeHeap) Less(i, j int) bool {
-	return cmp.Or(cmp.Compare(h[i].tip.Height, h[j].tip.Height), slices.Compare(h[i].id[:], h[j].id[:])) < 0
+	return cmp.Or(cmp.Compare(h[i].tip.Height, h[j].tip.Height), h[i].id.compare(h[j].id)) < 0
 }
 func (h purgeHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h *purgeHeap) Push(x any)   { *h = append(*h, x.(*foundBlock)) }

@@ -28,7 +28,7 @@ func (v *version) beats(w *version) bool {
 	if c := bytes.Compare(v.value, w.value); c != 0 {
 		return c > 0
 	}
-	return bytes.Compare(v.id[:], w.id[:]) > 0
+	return v.id.compare(w.id) > 0
 }
 
 // A record is what the store holds for a key with live versions: the winner,

@@ -284,7 +284,7 @@ func (c *setChange) losers(ctx context.Context, k *keyChange, least uint64) ([]*
 		}
 	}
 	all = slices.DeleteFunc(all, func(l *loser) bool { return !l.mayHave(least) })
-	slices.SortFunc(all, func(a, b *loser) int { return slices.Compare(a.id[:], b.id[:]) })
+	slices.SortFunc(all, func(a, b *loser) int { return a.id.compare(b.id) })
 	return all, nil
 }
 
