@@ -42,8 +42,9 @@ func (m *merger) run() {
 			m.mergeAll(m.collect(a))
 			m.mergeSmall()
 		case <-m.fetcher.unread:
-			if err := m.fetcher.resume(m.ctx, m.committer); err != nil {
+			if err := m.fetcher.resume(m.ctx, m.committer); err != nil && m.ctx.Err() == nil {
 				m.log.Warnf("reading the queue: %s", err)
+				time.AfterFunc(retryPause, m.fetcher.unread.ring)
 			}
 		case <-m.committer.cascade:
 			m.continueCascade()

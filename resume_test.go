@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	query "github.com/ipfs/go-datastore/query"
 )
 
 // Queue rows that found no room are looked at soon, however seldom heads are announced.
@@ -18,6 +20,31 @@ func TestQueueRowsWithoutRoomAreLookedAtWithinAMinute(t *testing.T) {
 			t.Error("the rows are not looked at")
 		}
 		f.stop()
+	})
+}
+
+// Queue rows that cannot be read after a commit of which nobody was told are read later.
+func TestQueueRowsAreReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, store := newTestNet(), newFaultyStore()
+		r := net.newReplicaOn(t, store, silent)
+		liar := net.node()
+		child := liar.forgePriority(t, 1)
+		top := liar.forgePriority(t, 2, child)
+		failed := false
+		store.onQuery = func(q query.Query) error {
+			if failed || q.Prefix != r.Datastore.store.keys.queue {
+				return nil
+			}
+			failed = true
+			return errFault
+		}
+		store.failIn(0, 1, true)
+		r.node.deliver(announcement(top))
+		time.Sleep(time.Minute)
+		if !failed || r.state(top) != complete {
+			t.Errorf("reading the rows has failed: %v; the block above is %v", failed, r.state(top))
+		}
 	})
 }
 
