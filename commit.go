@@ -291,6 +291,15 @@ func (c *committer) leaveInTurn(ids []blockID) {
 	}
 }
 
+// someUntoldInTurn returns up to n untold blocks. One alone follows a failure, perhaps
+// that of the first: this goes to the end.
+func (c *committer) someUntoldInTurn(n int) []blockID {
+	if n == 1 && len(c.untold) > 1 {
+		c.untold = append(c.untold[1:], c.untold[0])
+	}
+	return c.untold[:min(n, len(c.untold))]
+}
+
 // reclaim takes over those queued blocks that are here: it is their parents that have to
 // be told. It returns the others, which are missing.
 func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wanted, err error) {

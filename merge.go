@@ -23,6 +23,7 @@ type merger struct {
 	readers   sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals  boundedLog
 
+	cascadeStep   int // how many untold blocks the next commit takes up at most
 	cascadeFailed time.Time
 }
 
@@ -67,15 +68,21 @@ func (m *merger) recheckStore() {
 }
 
 // continueCascade has one commit tell parents of blocks that earlier ones have left. After
-// a failure it pauses: the store may be read and not written.
+// a failure it pauses: the store may be read and not written. Then it takes them up one
+// by one at first, and that whose parents cannot be told last: it is to keep no others out.
 func (m *merger) continueCascade() {
 	if time.Since(m.cascadeFailed) < retryPause {
 		return
 	}
-	err := m.committer.once(m.ctx, nil, func(c *commit) error { return c.dag.takeUp(m.ctx, m.committer.untold) })
-	if err != nil && m.ctx.Err() == nil {
+	err := m.committer.once(m.ctx, nil, func(c *commit) error {
+		return c.dag.takeUp(m.ctx, m.committer.someUntoldInTurn(m.cascadeStep))
+	})
+	switch {
+	case err == nil:
+		m.cascadeStep = min(2*m.cascadeStep, maxSpread)
+	case m.ctx.Err() == nil:
 		m.log.Errorf("telling of settled blocks: %s", err)
-		m.cascadeFailed = time.Now()
+		m.cascadeStep, m.cascadeFailed = 1, time.Now()
 		time.AfterFunc(retryPause, m.committer.cascade.ring)
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 	logging "github.com/ipfs/go-log/v2"
 )
@@ -171,4 +173,54 @@ func TestBlockAtFaultFailsAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A block whose parents cannot be told keeps no other from telling its own.
+func TestUntoldBlockAtFaultStaysAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent)
+		r.limitCommits(1, maxValueBytes) // the second parent is told by a later commit
+		liar := net.node()
+		bad, good := r.familyOf(liar, "/bad"), r.familyOf(liar, "/good")
+		id, err := blockIDOf(bad.second)
+		r.must(err)
+		row := r.Datastore.store.keys.block(id)
+		mark, err := r.store.Get(ctx, row)
+		r.must(err)
+		r.must(r.store.Put(ctx, row, []byte("damaged")))
+		bad.showChild()
+		time.Sleep(2 * retryPause)
+		good.showChild()
+		time.Sleep(time.Minute)
+		if got := r.state(good.second); got != complete {
+			t.Errorf("another block is %v", got)
+		}
+		r.must(r.store.Put(ctx, row, mark))
+		time.Sleep(time.Minute)
+		if got := r.state(bad.second); got != complete {
+			t.Errorf("the block is %v when its mark can be read", got)
+		}
+	})
+}
+
+// A family is a child that is not here and two blocks that wait for it. The second is
+// told after the first.
+type family struct {
+	first, second cid.Cid
+	showChild     func()
+}
+
+func (r *replica) familyOf(liar *testNode, key string) (f family) {
+	r.t.Helper()
+	child := liar.forge(r.t, marshalDelta(r.t, &pb.Delta{Priority: 1, Elements: oneElement(key)}))
+	f.showChild = liar.hide(r.t, child)
+	f.first = r.offer(liar, &pb.Delta{Priority: 2, Elements: oneElement(key)}, child)
+	f.second = r.offer(liar, &pb.Delta{Priority: 3, Elements: oneElement(key)}, child)
+	if bytes.Compare(f.first.Hash(), f.second.Hash()) > 0 {
+		f.first, f.second = f.second, f.first
+	}
+	r.awaitMerged(f.first)
+	r.awaitMerged(f.second)
+	return f
 }
