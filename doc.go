@@ -117,6 +117,7 @@
 //     queue rows what found no place there, or was missing at the start.
 //   - session.go asks the DAG service for the blocks of a group in one session, as
 //     long as that gives any.
+//   - bell.go wakes goroutines. invariants.go checks each commit in tests.
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
