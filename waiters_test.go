@@ -134,8 +134,8 @@ func TestStoreWithoutWaiters(t *testing.T) {
 	waitFor(t, "heads", func() bool { n, _ := r.Heads().Len(ctx); return n == 3 })
 }
 
-// No query is made to merge what honest replicas write, old or new, in any order: on
-// some stores it takes as long as there are rows.
+// Next to no query is made to merge what honest replicas write, old or new, in any
+// order: on some stores it takes as long as there are rows.
 func TestMergesDoNotQuery(t *testing.T) {
 	t.Run("a history", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -151,8 +151,10 @@ func TestMergesDoNotQuery(t *testing.T) {
 			newcomer, queries := net.newCountingReplica(t)
 			before := queries.Load()
 			converge(t, a, b, newcomer)
-			if n := queries.Load() - before - 1; n > 0 { // converge makes one
-				t.Errorf("%d queries", n)
+			// converge makes one, and so does a block that more than fewWaiters others wait
+			// for, which in such a history there may be.
+			if n := queries.Load() - before - 1; n > 4 {
+				t.Errorf("%d queries to merge 400 blocks", n)
 			}
 		})
 	})
