@@ -2,6 +2,8 @@ package crdt
 
 import (
 	"fmt"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,23 +29,24 @@ func TestQueueRowsWithoutRoomAreLookedAtWithinAMinute(t *testing.T) {
 func TestQueueRowsAreReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net, store := newTestNet(), newFaultyStore()
+		var toFail, failed atomic.Bool
+		store.onQuery = func(q query.Query) error {
+			if !strings.HasSuffix(q.Prefix, "/q") || !toFail.CompareAndSwap(true, false) {
+				return nil
+			}
+			failed.Store(true)
+			return errFault
+		}
 		r := net.newReplicaOn(t, store, silent)
 		liar := net.node()
 		child := liar.forgePriority(t, 1)
 		top := liar.forgePriority(t, 2, child)
-		failed := false
-		store.onQuery = func(q query.Query) error {
-			if failed || q.Prefix != r.Datastore.store.keys.queue {
-				return nil
-			}
-			failed = true
-			return errFault
-		}
+		toFail.Store(true)
 		store.failIn(0, 1, true)
 		r.node.deliver(announcement(top))
 		time.Sleep(time.Minute)
-		if !failed || r.state(top) != complete {
-			t.Errorf("reading the rows has failed: %v; the block above is %v", failed, r.state(top))
+		if !failed.Load() || r.state(top) != complete {
+			t.Errorf("reading the rows has failed: %v; the block above is %v", failed.Load(), r.state(top))
 		}
 	})
 }
