@@ -224,6 +224,15 @@ func (f *fetcher) release(room reservation) {
 	f.tell(func(s *scheduler, _ time.Time) { s.release(&room) })
 }
 
+// releaseAll gives back the room of a group, in one go: there may be hundreds of blocks.
+func (f *fetcher) releaseAll(group []*arrival) {
+	f.tell(func(s *scheduler, _ time.Time) {
+		for _, a := range group {
+			s.release(&a.room)
+		}
+	})
+}
+
 // kick tries again what failed: a peer has come.
 func (f *fetcher) kick() { f.tell((*scheduler).kick) }
 

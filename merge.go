@@ -133,9 +133,7 @@ func (m *merger) mergeAll(group []*arrival) {
 			rest = rest[1:]
 		}
 	}
-	for _, a := range group {
-		m.fetcher.release(a.room)
-	}
+	m.fetcher.releaseAll(group)
 }
 
 // keep gives the DAG service the blocks that it does not have, because they came with

@@ -463,6 +463,10 @@ func (s *scheduler) reserveValues(b *missingBlock) bool {
 // forgetValues is for a block that is not with the merger, which reads them.
 func (s *scheduler) forgetValues(b *missingBlock) {
 	b.values = nil
+	s.unreserveValues(b)
+}
+
+func (s *scheduler) unreserveValues(b *missingBlock) {
 	if b.valued {
 		b.valued = false
 		s.valued--
@@ -477,10 +481,7 @@ func (s *scheduler) drop(b *missingBlock) {
 	}
 	s.become(b, dropped)
 	s.release(&b.holds)
-	if b.valued {
-		b.valued = false
-		s.valued--
-	}
+	s.unreserveValues(b)
 	s.unlist(b)
 	delete(s.missing, b.id)
 	b.group.blocks--
