@@ -21,7 +21,7 @@ type block struct {
 	links     []blockID
 	v0        map[blockID]bool // the links that have CIDs of version 0; mostly nil
 	skips     int              // how many of the links, the last ones, are skip links
-	covers    []blockID        // the links of a snapshot, which has no others
+	summed    []blockID        // the links of a summary, which has no others
 	queued    bool             // it may have a queue row, though no block waits for it
 	neverHead bool             // below a complete block: it must not become a head
 }

@@ -85,8 +85,8 @@ func FuzzBlock(f *testing.F) {
 	for _, key := range badKeys {
 		f.Add(withDelta(f, b.raw, &pb.Delta{Priority: 1, Elements: append(oneElement("/k"), oneElement(key)...), Tombstones: append(oneElement(key), oneElement("/k")...)}))
 	}
-	snapshot := &pb.Delta{Priority: 9, Snapshot: true, Elements: []*pb.Element{{Key: "/k", Id: testID(1).dsKey(), Priority: 1}, {Key: "/k", Id: "/x"}}}
-	raw, err := encodeNode(mustMarshal(f, snapshot), []blockID{testID(1), testID(2)}, 0)
+	summary := &pb.Delta{Priority: 9, Snapshot: true, Elements: []*pb.Element{{Key: "/k", Id: testID(1).dsKey(), Priority: 1}, {Key: "/k", Id: "/x"}}}
+	raw, err := encodeNode(mustMarshal(f, summary), []blockID{testID(1), testID(2)}, 0)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func checkContent(t *testing.T, d *deltaContent, raw []byte) {
 			return !ok || e.GetPriority() == 0
 		})
 	}
-	if !slices.EqualFunc(slices.Concat(d.elements, d.claims), elements, sameElement) || d.snapshot != (d.elements == nil && plain.GetSnapshot()) || !slices.EqualFunc(d.tombstones, tombstones, sameElement) {
+	if !slices.EqualFunc(slices.Concat(d.elements, d.claims), elements, sameElement) || d.summary != (d.elements == nil && plain.GetSnapshot()) || !slices.EqualFunc(d.tombstones, tombstones, sameElement) {
 		t.Errorf("of %v there remain %v and %v", &plain, d.elements, d.tombstones)
 	}
 	if void := len(plain.GetElements()) + len(plain.GetTombstones()) - len(elements) - len(tombstones); d.void != void || (d.fault != nil) != (void > 0) {
@@ -211,16 +211,16 @@ func checkLinks(t *testing.T, s *blockStore, b *block) {
 		plain = append(plain, l.id)
 	}
 	known, err := s.decodeKnown(b.id, b.raw)
-	if err != nil || !slices.Equal(slices.Concat(known.links, known.covers), plain) || len(known.covers) > 0 && !b.delta.snapshot {
+	if err != nil || !slices.Equal(slices.Concat(known.links, known.summed), plain) || len(known.summed) > 0 && !b.delta.summary {
 		t.Errorf("decodeKnown: %v", err)
 	}
 	distinct := make(map[blockID]bool)
-	for i, id := range slices.Concat(b.links, b.covers) {
+	for i, id := range slices.Concat(b.links, b.summed) {
 		if distinct[id] || !slices.Contains(plain, id) {
 			t.Errorf("link %s is there twice, or in one reading alone", id.Cid())
 		}
 		distinct[id] = true
-		if h := b.heightBelow(i); !b.delta.snapshot && h > max(b.delta.priority, 1)-1 {
+		if h := b.heightBelow(i); !b.delta.summary && h > max(b.delta.priority, 1)-1 {
 			t.Errorf("below link %d of a block of height %d the height is %d", i, b.delta.priority, h)
 		}
 	}
@@ -240,7 +240,7 @@ func checkLinks(t *testing.T, s *blockStore, b *block) {
 func sameBlock(a, b *block) bool {
 	return a.delta.priority == b.delta.priority && a.delta.dagName == b.delta.dagName &&
 		slices.EqualFunc(a.delta.elements, b.delta.elements, sameElement) &&
-		slices.EqualFunc(a.delta.claims, b.delta.claims, sameElement) && slices.Equal(a.covers, b.covers) &&
+		slices.EqualFunc(a.delta.claims, b.delta.claims, sameElement) && slices.Equal(a.summed, b.summed) &&
 		slices.EqualFunc(a.delta.tombstones, b.delta.tombstones, sameElement) &&
 		slices.Equal(a.links, b.links) && a.skips == b.skips
 }
@@ -252,7 +252,7 @@ func sameElement(a, b *pb.Element) bool {
 // checkRebuilt makes the block that we would write with the same content.
 func checkRebuilt(t *testing.T, s *blockStore, b *block) {
 	t.Helper()
-	if p := b.delta.priority; b.delta.snapshot || p == 0 || p > maxPriority {
+	if p := b.delta.priority; b.delta.summary || p == 0 || p > maxPriority {
 		return // we do not write such
 	}
 	d := newPBDelta()

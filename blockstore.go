@@ -58,8 +58,8 @@ func (s *blockStore) build(d Delta, heads []blockID, skips ...blockID) (*block, 
 	if err != nil {
 		return nil, err
 	}
-	if content.snapshot {
-		return nil, fmt.Errorf("%w: snapshots are read alone, not written", ErrInvalidBlock)
+	if content.summary {
+		return nil, fmt.Errorf("%w: summaries are read alone, not written", ErrInvalidBlock)
 	}
 	if content.priority == 0 || content.priority > maxPriority {
 		return nil, fmt.Errorf("%w: priority %d is not between 1 and %d", ErrInvalidBlock, content.priority, uint64(maxPriority))
@@ -93,8 +93,8 @@ func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
 	for _, l := range links {
 		b.link(l)
 	}
-	if s.isSnapshot(raw) {
-		b.asSnapshot()
+	if s.isSummary(raw) {
+		b.asSummary()
 	}
 	return b, nil
 }
@@ -258,8 +258,8 @@ func (s *blockStore) open(id blockID, raw []byte) (b *block, badLink, err error)
 	if b.delta, err = takeApart(d); err != nil {
 		return nil, nil, err
 	}
-	if b.delta.snapshot {
-		b.asSnapshot()
+	if b.delta.summary {
+		b.asSummary()
 	}
 	return b, badLink, nil
 }

@@ -33,7 +33,7 @@ type committer struct {
 	stale             bool      // a write failed, and the store must be looked at again
 	unsure            *commit   // the one whose write failed: it may have been made
 	mayHaveTombstones bool      // in the store
-	mayHaveClaims     bool      // in the store, or rows of what snapshots cover
+	mayHaveClaims     bool      // in the store, or rows of what summaries sum up
 	fewer             bool      // some of these rows have gone since they were looked for
 	untold            []blockID // settled blocks with queue rows, whose parents have still to be told
 	unread            bool      // there are more of these than find a place
@@ -114,7 +114,7 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 		dag:       newDAGChange(c.store, c.frontier, c.spread),
 	}
 	now.set.purge, now.dag.purge = c.purge, c.purge
-	now.dag.mayHaveCovers = c.mayHaveClaims
+	now.dag.mayHaveSummed = c.mayHaveClaims
 	return now, nil
 }
 
@@ -258,13 +258,13 @@ func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
 
 // learnInTurn brings what is kept in memory in line with a commit.
 func (c *committer) learnInTurn(now *commit) {
-	claims := len(now.set.claims)+len(now.dag.covers) > 0
+	claims := len(now.set.claims)+len(now.dag.summed) > 0
 	c.mayHaveTombstones = c.mayHaveTombstones || now.set.setsTombstone(true)
 	c.mayHaveClaims = c.mayHaveClaims || claims
 	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
 	c.frontier.set(now.dag.heads.now, now.dag.pendingHeads.now)
 	for _, name := range now.dag.begunAnew {
-		c.skips.forget(name) // they would lead newcomers below the snapshot
+		c.skips.forget(name) // they would lead newcomers below the summary
 	}
 	for _, id := range now.dag.completed {
 		if tip := now.dag.marks[id].tip; !c.purge.hides(id) {

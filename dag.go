@@ -76,10 +76,10 @@ type dagChange struct {
 	takenUp             int                   // how many untold blocks of earlier commits it has looked at
 	looksLeft           int                   // parents and links that may be looked at yet
 	wants               []wanted              // of queue, when they were put there, but for hidden ones
-	begunAnew           []string              // DAGs of which there is a new snapshot
+	begunAnew           []string              // DAGs of which there is a new summary
 
-	covers        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
-	mayHaveCovers bool                // the store may hold such rows
+	summed        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
+	mayHaveSummed bool                // the store may hold such rows
 }
 
 // maxSpread is how many parents of settled blocks, and links of theirs, are
@@ -181,7 +181,7 @@ func (c *dagChange) height(dagName string) uint64 {
 // merge puts a block in its place: a head when all below it is complete, a
 // pending head while something is missing.
 func (c *dagChange) merge(ctx context.Context, b *block) error {
-	if err := c.takeCover(ctx, b); err != nil {
+	if err := c.takeSummed(ctx, b); err != nil {
 		return err
 	}
 	if err := c.unqueue(ctx, b); err != nil {
@@ -192,7 +192,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if err != nil {
 		return err
 	}
-	if err := c.supersede(ctx, b); err != nil {
+	if err := c.sumUp(ctx, b); err != nil {
 		return err
 	}
 	switch {
@@ -516,7 +516,7 @@ func (c *dagChange) rows() []row {
 		}
 		rows = append(rows, r)
 	}
-	return c.appendCoverRows(rows)
+	return c.appendSummedRows(rows)
 }
 
 // encode writes the value of a queue row.

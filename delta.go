@@ -110,8 +110,8 @@ type deltaContent struct {
 	from       Delta
 	elements   []*pb.Element // all keys are clean
 	tombstones []*pb.Element // likewise
-	snapshot   bool
-	claims     []*pb.Element // of a snapshot, in the place of elements
+	summary    bool
+	claims     []*pb.Element // of a summary, in the place of elements
 	changed    bool          // they are not those that the Delta had
 	void       int           // how many of either were left out
 	fault      error         // of the first of these

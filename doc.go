@@ -24,11 +24,12 @@
 //   - A link names a block by its CID of version 1, or, in histories that began
 //     before 2021, of version 0. It is one block; it is asked for by the CID of
 //     the link, and by the other one if it cannot be found.
-//   - A snapshot is a block that stands for a history: what it links to is
+//   - A summary is a block that stands for a history: what it links to is
 //     neither fetched nor waited for. Each of its elements is a claim about an
 //     older block: what that gave to a key, at what priority. A claim is a
 //     version until the older block is merged; from then on that alone counts.
-//     Old peers may come to write snapshots; this code only reads them.
+//     Old peers may come to write summaries, which they call snapshots; this code
+//     only reads them.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get
@@ -121,7 +122,7 @@
 //   - skips.go chooses the skip links, which let a newcomer fetch distant parts
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
-//   - snapshot.go reads snapshots.
+//   - summary.go reads summaries.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -147,10 +148,10 @@
 //	/s/r<key>               the record of a key: see below
 //	/s/l/<escaped key>/<id> a loser of the key: see below
 //	/s/t<key>/<id>          a tombstone that came before its block; empty
-//	/s/c/<id>/<escaped key> a claim about a block: the digest of the snapshot that
+//	/s/c/<id>/<escaped key> a claim about a block: the digest of the summary that
 //	                        made it, then the key
-//	/s/c/<id>               a block that is not here and that a snapshot covers:
-//	                        the name of the snapshot's DAG
+//	/s/c/<id>               a block that is not here and that a summary sums up:
+//	                        the name of the summary's DAG
 //	/h/<id>                 a head of the unnamed DAG: uvarint height
 //	/a/<dag name>/<id>      a head of a named DAG: uvarint height
 //	/b/<id>                 the mark of a block: see below
@@ -199,7 +200,7 @@
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
 // block that must not become a head: repair found it below a complete one, or a
-// snapshot covers it. A pending mark goes
+// summary sums it up. A pending mark goes
 // on with uvarints, the number of links that are not complete, the height and
 // the length of the DAG's name, then that name, and the digests of all links unless
 // these stand in a row of their own: the mark is written again for each link that
@@ -249,11 +250,11 @@
 //     order, the grouping and the restarts.
 //  2. A commit is all or nothing. A block is one commit, but for one that came from a
 //     peer and uncovers more than 1 MiB of older values: of such a block, tombstones
-//     show before the rest, which follows, also after a restart. If snapshots claim
+//     show before the rest, which follows, also after a restart. If summaries claim
 //     very much about a block, some of these claims go before it comes. A replica that is
 //     killed at any write reopens to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and pending heads, and the history
-//     of every head is complete, down to the snapshots in it. Not so for
+//     of every head is complete, down to the summaries in it. Not so for
 //     stranded blocks, which never become heads; above a purged block of another
 //     DAG; and in a store of the old module, whose heads are taken to be
 //     complete until a repair has filled the gaps.

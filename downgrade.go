@@ -26,7 +26,7 @@ import (
 // refused. If any are missing, the datastore is marked dirty, and the old module
 // finds them by a repair. It reads the value of a version that loses from its
 // block, and so fails to bring back one whose block is gone. Such values, and what
-// snapshots claim, are kept where New finds them again.
+// summaries claim, are kept where New finds them again.
 func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService) error {
 	if store == nil || dagSyncer == nil {
 		return errors.New("crdt: Downgrade needs a store and a DAG service")

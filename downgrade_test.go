@@ -76,7 +76,7 @@ func gappyStore(t *testing.T) *oldStore {
 	return r.capture("gappy")
 }
 
-// claimedStore has what a snapshot claims about a block that is not here.
+// claimedStore has what a summary claims about a block that is not here.
 func claimedStore(t *testing.T) *oldStore {
 	t.Helper()
 	r := newTestNet().newReplica(t)

@@ -95,7 +95,7 @@ type keyspace struct {
 	records      string // <key>: record
 	losers       string // <escaped key>/<id>: loser
 	tombstones   string // <key>/<id>: nothing
-	claims       string // <id>/<escaped key>: snapshot, key; <id>: DAG name
+	claims       string // <id>/<escaped key>: summary, key; <id>: DAG name
 	blocks       string // <id>: mark
 	queue        string // <id>: at most this height
 	waiting      string // w/<child id>: parents; <child id>/<parent id>: nothing; <id>: links

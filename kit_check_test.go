@@ -58,12 +58,12 @@ type storeCheck struct {
 	r       *replica
 	marks   map[blockID]*mark
 	links   map[blockID][]blockID // of the merged blocks that are here
-	covers  map[blockID][]blockID // by snapshots
+	summed  map[blockID][]blockID // by summaries
 	covered map[blockID]bool      // reached from a head or pending head
 }
 
 func newStoreCheck(t *testing.T, r *replica) *storeCheck {
-	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), links: make(map[blockID][]blockID), covers: make(map[blockID][]blockID), covered: make(map[blockID]bool)}
+	c := &storeCheck{t: t, r: r, marks: make(map[blockID]*mark), links: make(map[blockID][]blockID), summed: make(map[blockID][]blockID), covered: make(map[blockID]bool)}
 	c.readMarks()
 	return c
 }
@@ -110,7 +110,7 @@ func (c *storeCheck) readBlocks() modelSet {
 			model = nil
 			continue
 		}
-		c.links[id], c.covers[id] = b.links, b.covers
+		c.links[id], c.summed[id] = b.links, b.summed
 		if model != nil {
 			model.merge(b)
 		}
@@ -135,7 +135,7 @@ func (c *storeCheck) cover(id blockID, head bool) {
 	for _, link := range c.links[id] {
 		c.cover(link, head)
 	}
-	for _, link := range c.covers[id] {
+	for _, link := range c.summed[id] {
 		c.cover(link, false)
 	}
 }
@@ -333,7 +333,7 @@ type modelSet map[string]*modelKey
 type modelKey struct {
 	versions   map[blockID]version
 	tombstones map[blockID]bool
-	claims     map[blockID]version // the greatest of snapshots, for each
+	claims     map[blockID]version // the greatest of summaries, for each
 }
 
 // mergedBlocks is the key under which a modelSet has a version for each merged block.

@@ -96,7 +96,7 @@ func (m *migration) contest(ctx context.Context, key string, id blockID, r *reco
 // flatten takes away what formats 0 and 1 do not know: that a block is missing.
 // Merged blocks become complete, pending heads become heads, and refused blocks are
 // forgotten. If anything is missing, the datastore must be dirty. The claims of
-// snapshots stay, as the old module does not look at them: without them New would
+// summaries stay, as the old module does not look at them: without them New would
 // take the versions for those of merged blocks.
 func (m *migration) flatten(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{m.raisePendingHeads, m.flattenMarks, m.dropQueue} {

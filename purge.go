@@ -59,7 +59,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 //
 // Others commit in between. To them all blocks of the purge count as not merged
 // from the moment that it knows which these are: what is built on them waits for
-// them, a tombstone of their versions leaves a row, and neither they nor snapshots
+// them, a tombstone of their versions leaves a row, and neither they nor summaries
 // that tell of them are merged before the purge has ended.
 type purge struct {
 	store     *rowStore
@@ -83,7 +83,7 @@ type foundBlock struct {
 	tip    HeadValue
 	size   int64 // decoded
 	links  []blockID
-	covers []blockID // of a snapshot
+	summed []blockID // of a summary
 
 	above []*foundBlock // that link to it
 	below int           // how many that it links to are still to be purged
@@ -169,7 +169,7 @@ func (p *purge) find(ctx context.Context, from []blockID) error {
 		if err != nil {
 			return err
 		}
-		p.found[id] = &foundBlock{id: id, tip: b.head().HeadValue, size: footprint(b.raw), links: b.links, covers: b.covers}
+		p.found[id] = &foundBlock{id: id, tip: b.head().HeadValue, size: footprint(b.raw), links: b.links, summed: b.summed}
 		return ctx.Err()
 	})
 }
@@ -235,7 +235,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 // from that in the order of their priorities.
 func (p *purge) order() []*foundBlock {
 	for _, b := range p.found {
-		for _, link := range slices.Concat(b.links, b.covers) {
+		for _, link := range slices.Concat(b.links, b.summed) {
 			if child := p.found[link]; child != nil {
 				child.above = append(child.above, b)
 				b.below++
@@ -489,8 +489,8 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 	c.heads.remove(b.id)
 	c.pendingHeads.remove(b.id)
 	c.setMark(b.id, &mark{state: unknown})
-	for _, id := range b.covers {
-		c.setCover(id, nil)
+	for _, id := range b.summed {
+		c.setSummed(id, nil)
 	}
 	parents, err := c.parents(ctx, b.id, 0)
 	if err != nil {

@@ -474,7 +474,7 @@ func TestPurgeForgetsClaims(t *testing.T) {
 	}
 	r.awaitMerged(r.offer(liar, s, below, unavailable(2))) // again
 	if got := r.get("/k"); got != "claim" {
-		t.Errorf("merged again, the snapshot gives %q", got)
+		t.Errorf("merged again, the summary gives %q", got)
 	}
 }
 

@@ -26,7 +26,7 @@ var updateScenarios = flag.Bool("update", false, "write what TestScenarios finds
 // Each line is a command. Below it, indented, stands what the replica knows then:
 //
 //	block NAME [on BLOCK...] [skip BLOCK...] [put KEY=VALUE...] [remove KEY@BLOCK...]
-//	      [claim KEY=VALUE@BLOCK...] [dag NAME] [height N] [snapshot] [refused]
+//	      [claim KEY=VALUE@BLOCK...] [dag NAME] [height N] [summary] [refused]
 //	merge BLOCK...    they have come, and are merged in one commit
 //	restart           and ask for what is missing
 //	purge [DAG]
@@ -137,7 +137,7 @@ func (s *scenario) make(name string, words []string) {
 		switch word := words[0]; word {
 		case "on", "skip", "put", "remove", "claim", "dag", "height":
 			clause = word
-		case "snapshot":
+		case "summary":
 			b.delta.Snapshot = true
 		case "refused":
 			b.delta.DagName = ".." // names no DAG

@@ -141,8 +141,8 @@ type Delta struct {
 	Tombstones []*Element `protobuf:"bytes,2,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	Priority   uint64     `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	DagName    string     `protobuf:"bytes,4,opt,name=dagName,proto3" json:"dagName,omitempty"`
-	// The delta is a snapshot, or the part of one. A change to older peers that is
-	// still pending writes them. They are read here, and never written.
+	// The delta is a summary, or the part of one: what a change to older peers that is
+	// still pending calls a snapshot. They are read here, and never written.
 	Snapshot      bool   `protobuf:"varint,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	SnapshotTotal uint32 `protobuf:"varint,6,opt,name=snapshotTotal,proto3" json:"snapshotTotal,omitempty"` // how many parts there are
 	SnapshotId    []byte `protobuf:"bytes,7,opt,name=snapshotId,proto3" json:"snapshotId,omitempty"`        // what they have in common
@@ -245,10 +245,10 @@ type Element struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// "/" and the base32 multihash of the block that introduced the version. An
-	// element has it in a snapshot alone.
+	// element has it in a summary alone.
 	Id    string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
-	// That of the version, in a snapshot.
+	// That of the version, in a summary.
 	Priority      uint64 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -20,16 +20,16 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
-// randomSnapshots makes some of randomDeltas snapshots. What these claim is seldom
+// randomSummaries makes some of randomDeltas summaries. What these claim is seldom
 // true: they name blocks that give the key nothing, or never come, or themselves.
-func randomSnapshots(rng *rand.Rand, n int) []*block {
+func randomSummaries(rng *rand.Rand, n int) []*block {
 	blocks := randomDeltas(rng, n)
 	for _, b := range blocks {
 		if rng.IntN(2) == 0 {
 			continue
 		}
 		d := b.delta
-		d.snapshot, d.claims, d.elements = true, d.elements, nil
+		d.summary, d.claims, d.elements = true, d.elements, nil
 		for _, e := range d.claims {
 			e.Id, e.Priority = testID(rng.IntN(n+2)).dsKey(), pick[uint64](rng, 1, 2, 3, maxPriority, 1<<63)
 		}
@@ -37,13 +37,13 @@ func randomSnapshots(rng *rand.Rand, n int) []*block {
 	return blocks
 }
 
-func TestSnapshotsMergeInAnyOrder(t *testing.T) { mergeInAnyOrder(t, randomSnapshots) }
+func TestSummariesMergeInAnyOrder(t *testing.T) { mergeInAnyOrder(t, randomSummaries) }
 
 // Claims leave nothing behind once the blocks that they are about are merged.
 func TestSetForgetsClaims(t *testing.T) {
 	for seed := range uint64(50) {
 		h := newSetHarness()
-		for _, b := range randomSnapshots(rand.New(rand.NewPCG(seed, 1)), 20) {
+		for _, b := range randomSummaries(rand.New(rand.NewPCG(seed, 1)), 20) {
 			h.commit(t, b)
 		}
 		for e, err := range h.store.rowsUnder(ctx, h.store.keys.claims, false, 0) {
@@ -55,8 +55,8 @@ func TestSetForgetsClaims(t *testing.T) {
 	}
 }
 
-// snapshotOf makes the snapshot of what a replica holds, with its heads as links.
-func (r *replica) snapshotOf() (*pb.Delta, []cid.Cid) {
+// summaryOf makes the summary of what a replica holds, with its heads as links.
+func (r *replica) summaryOf() (*pb.Delta, []cid.Cid) {
 	r.t.Helper()
 	heads, height, err := r.Heads().ListDAG(ctx, "")
 	r.must(err)
@@ -71,7 +71,7 @@ func (r *replica) snapshotOf() (*pb.Delta, []cid.Cid) {
 	return d, links
 }
 
-// claimsOf are the live versions of a key as a snapshot has them.
+// claimsOf are the live versions of a key as a summary has them.
 func (r *replica) claimsOf(key string) (claims []*pb.Element) {
 	r.t.Helper()
 	c := newSetChange(r.Datastore.store, false, false)
@@ -88,32 +88,32 @@ func (r *replica) claimsOf(key string) (claims []*pb.Element) {
 	return claims
 }
 
-// snapshotTest has two replicas: one has the history, the other its snapshot alone.
-type snapshotTest struct {
+// summaryTest has two replicas: one has the history, the other its summary alone.
+type summaryTest struct {
 	net        *testNet
 	old, young *replica
-	snapshot   cid.Cid
+	summary    cid.Cid
 }
 
-// newSnapshotTest has a history written, and a snapshot of it made.
-func newSnapshotTest(t *testing.T, write func(r *replica)) *snapshotTest {
-	s := &snapshotTest{net: newTestNet()}
+// newSummaryTest has a history written, and a summary of it made.
+func newSummaryTest(t *testing.T, write func(r *replica)) *summaryTest {
+	s := &summaryTest{net: newTestNet()}
 	s.young, s.old = s.net.newReplica(t), s.net.newReplica(t)
 	s.net.split(1)
 	write(s.old)
-	delta, links := s.old.snapshotOf()
+	delta, links := s.old.summaryOf()
 	author := newTestNet().node()
-	s.snapshot = author.forge(t, marshalDelta(t, delta), links...)
+	s.summary = author.forge(t, marshalDelta(t, delta), links...)
 	for _, r := range []*replica{s.young, s.old} {
-		r.must(r.node.addRaw(s.snapshot, author.blocks[s.snapshot]))
-		r.node.deliver(announcement(s.snapshot))
-		r.awaitMerged(s.snapshot)
+		r.must(r.node.addRaw(s.summary, author.blocks[s.summary]))
+		r.node.deliver(announcement(s.summary))
+		r.awaitMerged(s.summary)
 	}
 	return s
 }
 
 // join lets the two talk.
-func (s *snapshotTest) join(t *testing.T) map[string]string {
+func (s *summaryTest) join(t *testing.T) map[string]string {
 	t.Helper()
 	s.net.heal()
 	return converge(t, s.old, s.young)
@@ -129,14 +129,14 @@ func concurrentHistory(r *replica) {
 	}
 }
 
-func TestSnapshotStandsForTheHistory(t *testing.T) {
-	s := newSnapshotTest(t, concurrentHistory)
+func TestSummaryStandsForTheHistory(t *testing.T) {
+	s := newSummaryTest(t, concurrentHistory)
 	if got, want := fmt.Sprint(s.young.pairs()), fmt.Sprint(s.old.pairs()); got != want {
-		t.Fatalf("the snapshot gives %s, the history %s", got, want)
+		t.Fatalf("the summary gives %s, the history %s", got, want)
 	}
 	for _, r := range []*replica{s.old, s.young} {
-		if r.head() != s.snapshot || r.state(s.snapshot) != complete {
-			t.Errorf("the head is %s, not the snapshot", r.head())
+		if r.head() != s.summary || r.state(s.summary) != complete {
+			t.Errorf("the head is %s, not the summary", r.head())
 		}
 	}
 	if got := len(s.young.rowsUnder("/b")); got != 1 {
@@ -144,8 +144,8 @@ func TestSnapshotStandsForTheHistory(t *testing.T) {
 	}
 }
 
-func TestWritesOnASnapshot(t *testing.T) {
-	s := newSnapshotTest(t, concurrentHistory)
+func TestWritesOnASummary(t *testing.T) {
+	s := newSummaryTest(t, concurrentHistory)
 	s.young.del("/many/0")
 	s.young.put("/many/1", "young")
 	s.old.del("/a")
@@ -169,7 +169,7 @@ func TestWritesOnASnapshot(t *testing.T) {
 	}
 }
 
-// claimOn is an element of a snapshot.
+// claimOn is an element of a summary.
 func claimOn(c cid.Cid, key, value string, priority uint64) *pb.Element {
 	id, err := blockIDOf(c)
 	if err != nil {
@@ -195,7 +195,7 @@ func permute(n int, f func(order []int)) {
 	choose(nil)
 }
 
-// Snapshots, true ones and lies, the blocks that they tell of, and a tombstone:
+// Summaries, true ones and lies, the blocks that they tell of, and a tombstone:
 // at each step the pairs are those of the plain model, whatever came first, and
 // with a restart somewhere.
 func TestClaimsInEveryOrder(t *testing.T) {
@@ -242,7 +242,7 @@ func TestClaimsInEveryOrder(t *testing.T) {
 	})
 }
 
-func TestSnapshotAboveWhatIsPending(t *testing.T) {
+func TestSummaryAboveWhatIsPending(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	liar := r.node.net.node()
 	missing := liar.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, Elements: oneElement("/missing")}))
@@ -264,27 +264,27 @@ func TestSnapshotAboveWhatIsPending(t *testing.T) {
 	}
 }
 
-// A replica that has not heard of the snapshot announces what it covers.
-func TestCoveredBlockThatComesLater(t *testing.T) {
-	s := newSnapshotTest(t, concurrentHistory)
-	b, err := s.old.Datastore.blocks.fetchBlock(ctx, link{id: blockID(s.snapshot.Hash()[2:])})
+// A replica that has not heard of the summary announces what it sums up.
+func TestSummedBlockThatComesLater(t *testing.T) {
+	s := newSummaryTest(t, concurrentHistory)
+	b, err := s.old.Datastore.blocks.fetchBlock(ctx, link{id: blockID(s.summary.Hash()[2:])})
 	s.old.must(err)
 	s.young.restart()
 	s.net.heal()
-	s.young.node.deliver(announcement(b.covers[0].Cid()))
-	waitFor(t, "the history", func() bool { return s.young.state(b.covers[0].Cid()) == complete })
-	if s.young.head() != s.snapshot || len(s.young.rowsUnder("/s/c")) != 0 {
+	s.young.node.deliver(announcement(b.summed[0].Cid()))
+	waitFor(t, "the history", func() bool { return s.young.state(b.summed[0].Cid()) == complete })
+	if s.young.head() != s.summary || len(s.young.rowsUnder("/s/c")) != 0 {
 		t.Errorf("the heads are %v, and %d claims are left", s.young.InternalStats(ctx).Heads, len(s.young.rowsUnder("/s/c")))
 	}
 	s.join(t)
 }
 
-// What walks down stops at a snapshot, but where the history has been merged.
-func TestNobodyGoesBelowASnapshot(t *testing.T) {
-	s := newSnapshotTest(t, concurrentHistory)
+// What walks down stops at a summary, but where the history has been merged.
+func TestNobodyGoesBelowASummary(t *testing.T) {
+	s := newSummaryTest(t, concurrentHistory)
 	for r, want := range map[*replica]int{s.young: 1, s.old: 14} {
 		seen := 0
-		r.must(r.Traverse(ctx, []cid.Cid{s.snapshot}, func(ipld.Node) error { seen++; return nil }))
+		r.must(r.Traverse(ctx, []cid.Cid{s.summary}, func(ipld.Node) error { seen++; return nil }))
 		if seen != want {
 			t.Errorf("Traverse saw %d blocks, not %d", seen, want)
 		}
@@ -392,9 +392,9 @@ func rowName(t *testing.T, c cid.Cid) string {
 	return id.String()
 }
 
-// A snapshot that comes while a block that it tells of is being purged brings
+// A summary that comes while a block that it tells of is being purged brings
 // nothing back that another DAG has removed.
-func TestSnapshotBesideAPurge(t *testing.T) {
+func TestSummaryBesideAPurge(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	dagSyncer := &interruptedDAG{testNode: r.node}
 	r.reopenWith(dagSyncer, nil)
@@ -495,26 +495,26 @@ func TestHooksOfClaims(t *testing.T) {
 	}
 }
 
-func TestSnapshotsAreNotWritten(t *testing.T) {
+func TestSummariesAreNotWritten(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	d, err := r.Set().Add(ctx, "/k", []byte("v"))
 	r.must(err)
 	r.must(d.Unmarshal(marshalDelta(t, &pb.Delta{Snapshot: true})))
 	if _, err := r.Publish(ctx, d); err == nil {
-		t.Error("a snapshot was published")
+		t.Error("a summary was published")
 	}
 }
 
-func TestCheckDeltaCanRefuseSnapshots(t *testing.T) {
+func TestCheckDeltaCanRefuseSummaries(t *testing.T) {
 	r := newTestNet().newReplica(t, silent, func(o *Options) {
 		o.CheckDelta = func(_ context.Context, _ Head, d Delta) error {
 			if d.(interface{ GetSnapshot() bool }).GetSnapshot() {
-				return errors.New("no snapshots")
+				return errors.New("no summaries")
 			}
 			return nil
 		}
 	})
 	s := r.offer(r.node.net.node(), &pb.Delta{Priority: 1, Snapshot: true})
-	waitFor(t, "the snapshot to be refused", func() bool { return r.state(s) == refused })
+	waitFor(t, "the summary to be refused", func() bool { return r.state(s) == refused })
 	r.put("/k", "v")
 }

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A snapshot is a block that stands for a whole history, so that newcomers need
+// A summary is a block that stands for a whole history, so that newcomers need
 // not fetch it. Other implementations write them; this one reads them alone.
 //
 // Each element is a claim: that some older block gave this value to this key, at
@@ -22,24 +22,24 @@ import (
 // A claim row says which versions are claims, and whose. It is found by the
 // block that the claim is about: that may give the key nothing at all.
 //
-// The links of a snapshot are what it covers. They may lead to blocks that nobody
+// The links of a summary are what it sums up. They may lead to blocks that nobody
 // has any more: they are neither fetched nor waited for, and followed only where
-// the block is known. None of them is a head beside the snapshot, not even when it
-// comes later, with what somebody built on it who had not heard of the snapshot.
+// the block is known. None of them is a head beside the summary, not even when it
+// comes later, with what somebody built on it who had not heard of the summary.
 
-// snapshotField is the number of Delta.snapshot.
-const snapshotField = 5
+// summaryField is the number of Delta.snapshot.
+const summaryField = 5
 
-var errNoVersion = errors.New("crdt: an element of a snapshot names no version")
+var errNoVersion = errors.New("crdt: an element of a summary names no version")
 
-// readClaims turns the elements of a snapshot into claims. Those that name no
+// readClaims turns the elements of a summary into claims. Those that name no
 // version are left out.
 func (c *deltaContent) readClaims() {
 	ours, ok := c.from.(*pbDelta)
 	if !ok || !ours.GetSnapshot() {
 		return
 	}
-	c.snapshot = true
+	c.summary = true
 	for _, e := range c.elements {
 		if _, ok := parseDsKey(e.GetId()); ok && e.GetPriority() > 0 {
 			c.claims = append(c.claims, e)
@@ -53,11 +53,11 @@ func (c *deltaContent) readClaims() {
 	c.elements = nil
 }
 
-// asSnapshot takes the links of a block for those of a snapshot.
-func (b *block) asSnapshot() { b.links, b.skips, b.covers = nil, 0, b.links }
+// asSummary takes the links of a block for those of a summary.
+func (b *block) asSummary() { b.links, b.skips, b.summed = nil, 0, b.links }
 
-// isSnapshot reports whether a node's delta is a snapshot, without decoding it.
-func (s *blockStore) isSnapshot(raw []byte) (is bool) {
+// isSummary reports whether a node's delta is a summary, without decoding it.
+func (s *blockStore) isSummary(raw []byte) (is bool) {
 	if _, ours := s.newDelta().(*pbDelta); !ours {
 		return false
 	}
@@ -67,7 +67,7 @@ func (s *blockStore) isSnapshot(raw []byte) (is bool) {
 			if n < 0 {
 				return protowire.ParseError(n)
 			}
-			if num == snapshotField && typ == protowire.VarintType {
+			if num == summaryField && typ == protowire.VarintType {
 				_, _, tag := protowire.ConsumeTag(delta)
 				v, _ := protowire.ConsumeVarint(delta[tag:])
 				is = protowire.DecodeBool(v)
@@ -80,10 +80,10 @@ func (s *blockStore) isSnapshot(raw []byte) (is bool) {
 }
 
 // below returns the blocks to read after a block, on the way down: its links, or
-// what a snapshot covers and is here.
+// what a summary sums up and is here.
 func (s *blockStore) below(ctx context.Context, b *block) ([]blockID, error) {
 	ids := b.links
-	for _, id := range b.covers {
+	for _, id := range b.summed {
 		known, err := s.isKnown(ctx, id)
 		if err != nil {
 			return nil, err
@@ -97,15 +97,15 @@ func (s *blockStore) below(ctx context.Context, b *block) ([]blockID, error) {
 
 // claimNow is what a commit does to a claim.
 type claimNow struct {
-	by  blockID // the snapshot
+	by  blockID // the summary
 	put bool
 }
 
-// errClaimOnPurged says that a snapshot has to wait for the end of a purge. Until
+// errClaimOnPurged says that a summary has to wait for the end of a purge. Until
 // then it is not known which versions of the purged blocks are to stay removed.
 var errClaimOnPurged = errors.New("crdt: it tells of a block that is being purged")
 
-// claim adds a version that a snapshot tells of, unless its block is merged or its
+// claim adds a version that a summary tells of, unless its block is merged or its
 // tombstone is here. Of several claims about one version the greatest counts.
 func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged func(context.Context, blockID) (bool, error)) error {
 	id, _ := parseDsKey(e.GetId())
@@ -162,7 +162,7 @@ func (c *setChange) find(ctx context.Context, k *keyChange, id blockID) (*loser,
 }
 
 // What one commit drops of the claims about a block. No honest block has given many
-// more values, but snapshots can claim any number.
+// more values, but summaries can claim any number.
 const (
 	maxDropped     = 4096
 	maxDroppedSize = 8 << 20 // bytes of values
@@ -205,7 +205,7 @@ func (c *setChange) dropClaim(k *keyChange, id blockID) {
 	c.setClaim(versionName{k.key, id}, claimNow{})
 }
 
-// forgetClaims removes the claims of a snapshot that is purged. Where another one
+// forgetClaims removes the claims of a summary that is purged. Where another one
 // claims the same, or less, that is gone as well.
 func (c *setChange) forgetClaims(ctx context.Context, b *block) error {
 	for _, e := range b.delta.claims {
@@ -263,7 +263,7 @@ func (c *setChange) claimedKeys(ctx context.Context, id blockID) (keys []string,
 	return keys, nil
 }
 
-// claimedBy returns the snapshot that a version is known from, if it is a claim.
+// claimedBy returns the summary that a version is known from, if it is a claim.
 func (c *setChange) claimedBy(ctx context.Context, n versionName) (by blockID, found bool, err error) {
 	if now, changed := c.claims[n.id][n.key]; changed || !c.mayHaveClaims {
 		return now.by, now.put, nil
@@ -296,7 +296,7 @@ func (c *setChange) appendClaimRows(rows []row) []row {
 	return rows
 }
 
-// decodeClaim reads a claim row: the digest of the snapshot, then the key.
+// decodeClaim reads a claim row: the digest of the summary, then the key.
 func decodeClaim(b []byte) (by blockID, key string, err error) {
 	if len(b) <= len(by) {
 		return by, "", errBadRecord
@@ -311,22 +311,22 @@ func (k *keyspace) claim(n versionName) ds.Key {
 	return ds.RawKey(k.claimsOn(n.id) + "/" + escapeKey.Replace(n.key))
 }
 
-// covered is the row of a block that a snapshot covers and that is not here.
-func (k *keyspace) covered(id blockID) ds.Key { return ds.RawKey(k.claimsOn(id)) }
+// summed is the row of a block that a summary sums up and that is not here.
+func (k *keyspace) summed(id blockID) ds.Key { return ds.RawKey(k.claimsOn(id)) }
 
-// supersede takes what a snapshot covers out of the frontier of its DAG, for good:
+// sumUp takes what a summary sums up out of the frontier of its DAG, for good:
 // also what is pending, and what is not here yet.
-func (c *dagChange) supersede(ctx context.Context, b *block) error {
-	if b.delta.snapshot {
+func (c *dagChange) sumUp(ctx context.Context, b *block) error {
+	if b.delta.summary {
 		c.begunAnew = append(c.begunAnew, b.delta.dagName)
 	}
-	for _, id := range b.covers {
+	for _, id := range b.summed {
 		m, err := c.mark(ctx, id)
 		switch {
 		case err != nil:
 			return err
 		case m.state == unknown:
-			c.setCover(id, &b.delta.dagName)
+			c.setSummed(id, &b.delta.dagName)
 		case m.state == pending && m.tip.DAGName == b.delta.dagName:
 			c.pendingHeads.remove(id)
 			c.keepFromHeads(id, m)
@@ -337,32 +337,32 @@ func (c *dagChange) supersede(ctx context.Context, b *block) error {
 	return nil
 }
 
-// takeCover keeps a block from becoming a head if a snapshot of its DAG, which was
-// here before, covers it.
-func (c *dagChange) takeCover(ctx context.Context, b *block) error {
-	if dag, changed := c.covers[b.id]; changed || !c.mayHaveCovers {
+// takeSummed keeps a block from becoming a head if a summary of its DAG, which was
+// here before, sums it up.
+func (c *dagChange) takeSummed(ctx context.Context, b *block) error {
+	if dag, changed := c.summed[b.id]; changed || !c.mayHaveSummed {
 		if dag != nil {
 			b.neverHead = b.neverHead || *dag == b.delta.dagName
-			c.setCover(b.id, nil)
+			c.setSummed(b.id, nil)
 		}
 		return nil
 	}
-	dag, found, err := c.store.getRow(ctx, c.store.keys.covered(b.id))
+	dag, found, err := c.store.getRow(ctx, c.store.keys.summed(b.id))
 	if found {
 		b.neverHead = b.neverHead || string(dag) == b.delta.dagName
-		c.setCover(b.id, nil)
+		c.setSummed(b.id, nil)
 	}
 	return err
 }
 
-func (c *dagChange) setCover(id blockID, dag *string) {
-	setIn(&c.covers, id, dag)
+func (c *dagChange) setSummed(id blockID, dag *string) {
+	setIn(&c.summed, id, dag)
 }
 
-// appendCoverRows appends what the commit writes of covered blocks.
-func (c *dagChange) appendCoverRows(rows []row) []row {
-	for id, dag := range c.covers {
-		r := presence(c.store.keys.covered(id), dag != nil)
+// appendSummedRows appends what the commit writes of blocks that are summed up.
+func (c *dagChange) appendSummedRows(rows []row) []row {
+	for id, dag := range c.summed {
+		r := presence(c.store.keys.summed(id), dag != nil)
 		if dag != nil {
 			r.value = []byte(*dag)
 		}
