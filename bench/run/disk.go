@@ -6,6 +6,7 @@ import (
 	"runtime"
 
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/bench/bed"
 )
 
 // disk measures what a key takes of the store and of the allocator. The blocks, in
@@ -35,14 +36,14 @@ func (e *env) reportDisk(keys int) error {
 	if err := e.close(); err != nil {
 		return err
 	}
-	store, err := openStore(e.kind, filepath.Join(e.dir, "1"))
+	store, err := bed.OpenStore(e.kind, filepath.Join(e.dir, "1"))
 	if err != nil {
 		return err
 	}
 	if err := store.Close(); err != nil {
 		return err
 	}
-	total, err := diskBytes(e.dir)
+	total, err := bed.DiskBytes(e.dir)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	ds "github.com/ipfs/go-datastore"
 	crdt "github.com/ipfs/go-ds-crdt"
+	"github.com/ipfs/go-ds-crdt/bench/bed"
 	"github.com/ipfs/go-ds-crdt/bench/result"
 	ipld "github.com/ipfs/go-ipld-format"
 )
@@ -59,7 +60,7 @@ func (e *env) size(n int) int {
 // openStore opens one more empty store.
 func (e *env) openStore() (ds.Batching, error) {
 	e.stores++
-	store, err := openStore(e.kind, filepath.Join(e.dir, strconv.Itoa(e.stores)))
+	store, err := bed.OpenStore(e.kind, filepath.Join(e.dir, strconv.Itoa(e.stores)))
 	if err == nil {
 		e.onClose(store.Close)
 	}
@@ -96,7 +97,7 @@ func (e *env) openDatabase() (ds.Batching, error) {
 	if e.raw {
 		return e.openStore()
 	}
-	return e.openReplica(newBlocks(), nil, nil)
+	return e.openReplica(bed.NewDAG(), nil, nil)
 }
 
 func (e *env) onClose(f func() error) { e.closers = append(e.closers, f) }

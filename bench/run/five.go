@@ -11,6 +11,7 @@ import (
 
 	"github.com/ipfs/go-datastore/query"
 	crdt "github.com/ipfs/go-ds-crdt"
+	"github.com/ipfs/go-ds-crdt/bench/bed"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -36,8 +37,8 @@ func five(e *env) error {
 
 // openCircle opens replicas that hear each other and share the blocks.
 func (e *env) openCircle(n int) ([]*crdt.Datastore, error) {
-	dag, replicas := newBlocks(), make([]*crdt.Datastore, n)
-	for i, radio := range newStations(n) {
+	dag, replicas := bed.NewDAG(), make([]*crdt.Datastore, n)
+	for i, radio := range bed.NewStations(n) {
 		var err error
 		if replicas[i], err = e.openReplica(dag, radio, rebroadcasting(time.Second)); err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	crdt "github.com/ipfs/go-ds-crdt"
+	"github.com/ipfs/go-ds-crdt/bench/bed"
 )
 
 // requestDelay is how long the joiner waits for a block. Requests run side by side, so
@@ -19,17 +20,17 @@ func join(count, keysPerBlock int) func(*env) error {
 		if err != nil {
 			return err
 		}
-		dag := newBlocks()
-		dag.source, dag.delay = source, requestDelay
+		dag := bed.NewDAG()
+		dag.Source, dag.Delay = source, requestDelay
 		arrived := new(arrivals)
-		radio := newStation(silent)
+		radio := bed.NewStation(bed.Silent)
 		joiner, err := e.openReplica(dag, radio, arrived.watch(crdt.DefaultOptions()))
 		if err != nil {
 			return err
 		}
 		arrived.expect(pairs)
 		took, err := timed(func() error {
-			radio.heard <- head
+			radio.Heard <- head
 			return arrived.wait(e.ctx, joiner)
 		})
 		if err != nil {
@@ -40,19 +41,19 @@ func join(count, keysPerBlock int) func(*env) error {
 	}
 }
 
-func (e *env) reportJoin(took time.Duration, keys int, dag *memoryDAG) {
+func (e *env) reportJoin(took time.Duration, keys int, dag *bed.DAG) {
 	e.millis("time", took)
 	e.rate("rate", keys, took)
 	e.lower("delays end to end", float64(took)/float64(requestDelay), "delays")
-	e.lower("requests", float64(dag.requests.Load()), "requests")
+	e.lower("requests", float64(dag.Requests.Load()), "requests")
 }
 
 // writeHistory writes blocks of some keys each and returns them with the announcement
 // of the last one.
-func (e *env) writeHistory(pairs []pair, keysPerBlock int) (*memoryDAG, []byte, error) {
-	dag := newBlocks()
+func (e *env) writeHistory(pairs []pair, keysPerBlock int) (*bed.DAG, []byte, error) {
+	dag := bed.NewDAG()
 	var said lastMessage
-	replica, err := e.openReplica(dag, newStation(said.set), nil)
+	replica, err := e.openReplica(dag, bed.NewStation(said.set), nil)
 	if err != nil {
 		return nil, nil, err
 	}

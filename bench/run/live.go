@@ -4,6 +4,7 @@ import (
 	"time"
 
 	crdt "github.com/ipfs/go-ds-crdt"
+	"github.com/ipfs/go-ds-crdt/bench/bed"
 )
 
 // couple is two replicas that hear each other. What is written to one arrives at the
@@ -17,7 +18,7 @@ type couple struct {
 // inProcess makes a couple whose announcements take no time and whose blocks are
 // shared.
 func inProcess(e *env) (couple, error) {
-	dag, radios, arrived := newBlocks(), newStations(2), new(arrivals)
+	dag, radios, arrived := bed.NewDAG(), bed.NewStations(2), new(arrivals)
 	from, err := e.openReplica(dag, radios[0], nil)
 	if err != nil {
 		return couple{}, err

@@ -6,12 +6,13 @@ import (
 
 	ds "github.com/ipfs/go-datastore"
 	crdt "github.com/ipfs/go-ds-crdt"
+	"github.com/ipfs/go-ds-crdt/bench/bed"
 )
 
 // longLived is a store with a replica of many blocks, and what to open it with again.
 type longLived struct {
 	store   ds.Batching
-	dag     *memoryDAG
+	dag     *bed.DAG
 	replica *crdt.Datastore
 	pairs   []pair
 }
@@ -21,7 +22,7 @@ func (e *env) openLongLived() (*longLived, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &longLived{store: store, dag: newBlocks(), pairs: makePairs("/bench", 10*e.size(1000))}
+	l := &longLived{store: store, dag: bed.NewDAG(), pairs: makePairs("/bench", 10*e.size(1000))}
 	if l.replica, err = e.openReplicaOn(l.store, l.dag, nil, nil); err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package bed
 
 import (
 	"fmt"
@@ -14,30 +14,30 @@ import (
 
 // The kinds of stores.
 const (
-	badgerStore = "badger"
-	pebbleStore = "pebble"
+	Badger = "badger"
+	Pebble = "pebble"
 )
 
-// openStore opens a store that does not wait for the disk: how fast that is says
+// OpenStore opens a store that does not wait for the disk: how fast that is says
 // nothing about a replica.
-func openStore(kind, dir string) (ds.Batching, error) {
+func OpenStore(kind, dir string) (ds.Batching, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	switch kind {
-	case badgerStore:
+	case Badger:
 		opts := badger.DefaultOptions
 		opts.Options = opts.WithSyncWrites(false)
 		return badger.NewDatastore(dir, &opts)
-	case pebbleStore:
+	case Pebble:
 		return pebble.NewDatastore(dir) // does not sync unless told to
 	}
-	return nil, fmt.Errorf("there is no store %q, only %s and %s", kind, badgerStore, pebbleStore)
+	return nil, fmt.Errorf("there is no store %q, only %s and %s", kind, Badger, Pebble)
 }
 
-// diskBytes is what the files below a directory take up. Stores make files with holes,
+// DiskBytes is what the files below a directory take up. Stores make files with holes,
 // so their lengths would not do.
-func diskBytes(dir string) (total int64, err error) {
+func DiskBytes(dir string) (total int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err

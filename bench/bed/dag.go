@@ -1,4 +1,6 @@
-package main
+// Package bed is what benchmarks put replicas on: stores, DAG services and broadcasters,
+// all in memory but for the stores. It uses only what the released module exports as well.
+package bed
 
 import (
 	"context"
@@ -12,21 +14,24 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
-// memoryDAG is a DAG service in memory. What it lacks it requests from its source, if it
+// DAG is a DAG service in memory. What it lacks it requests from its source, if it
 // has one, and keeps, as bitswap does.
-type memoryDAG struct {
-	source   *memoryDAG
-	delay    time.Duration // of every request
-	requests atomic.Int64
+type DAG struct {
+	Source   *DAG
+	Delay    time.Duration // of every request
+	Requests atomic.Int64
+	Fetched  atomic.Int64 // bytes that the source gave
+	Added    atomic.Int64 // blocks, also those that were there
 
 	mu     sync.RWMutex
 	blocks map[cid.Cid]blocks.Block
 }
 
-func newBlocks() *memoryDAG { return &memoryDAG{blocks: make(map[cid.Cid]blocks.Block)} }
+// NewDAG makes an empty one.
+func NewDAG() *DAG { return &DAG{blocks: make(map[cid.Cid]blocks.Block)} }
 
 // Get implements ipld.DAGService.
-func (d *memoryDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+func (d *DAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
 	block, ok := d.block(c)
 	if !ok {
 		var err error
@@ -34,11 +39,14 @@ func (d *memoryDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
 			return nil, err
 		}
 	}
+	if c.Type() == cid.Raw {
+		return merkledag.NewRawNodeWPrefix(block.RawData(), c.Prefix())
+	}
 	return merkledag.DecodeProtobufBlock(block)
 }
 
 // GetMany implements ipld.DAGService. It makes all requests at once.
-func (d *memoryDAG) GetMany(ctx context.Context, cids []cid.Cid) <-chan *ipld.NodeOption {
+func (d *DAG) GetMany(ctx context.Context, cids []cid.Cid) <-chan *ipld.NodeOption {
 	found := make(chan *ipld.NodeOption, len(cids))
 	var getting sync.WaitGroup
 	for _, c := range cids {
@@ -52,21 +60,22 @@ func (d *memoryDAG) GetMany(ctx context.Context, cids []cid.Cid) <-chan *ipld.No
 }
 
 // Add implements ipld.DAGService.
-func (d *memoryDAG) Add(_ context.Context, node ipld.Node) error {
+func (d *DAG) Add(_ context.Context, node ipld.Node) error {
+	d.Added.Add(1)
 	d.keep(node)
 	return nil
 }
 
 // AddMany implements ipld.DAGService.
-func (d *memoryDAG) AddMany(_ context.Context, nodes []ipld.Node) error {
+func (d *DAG) AddMany(ctx context.Context, nodes []ipld.Node) error {
 	for _, node := range nodes {
-		d.keep(node)
+		_ = d.Add(ctx, node) // never fails
 	}
 	return nil
 }
 
 // Remove implements ipld.DAGService.
-func (d *memoryDAG) Remove(_ context.Context, c cid.Cid) error {
+func (d *DAG) Remove(_ context.Context, c cid.Cid) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.blocks, c)
@@ -74,32 +83,33 @@ func (d *memoryDAG) Remove(_ context.Context, c cid.Cid) error {
 }
 
 // RemoveMany implements ipld.DAGService.
-func (d *memoryDAG) RemoveMany(ctx context.Context, cids []cid.Cid) error {
+func (d *DAG) RemoveMany(ctx context.Context, cids []cid.Cid) error {
 	for _, c := range cids {
 		_ = d.Remove(ctx, c) // never fails
 	}
 	return nil
 }
 
-func (d *memoryDAG) request(ctx context.Context, c cid.Cid) (blocks.Block, error) {
-	if d.source == nil {
+func (d *DAG) request(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	if d.Source == nil {
 		return nil, ipld.ErrNotFound{Cid: c}
 	}
-	d.requests.Add(1)
+	d.Requests.Add(1)
 	select {
-	case <-time.After(d.delay):
+	case <-time.After(d.Delay):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	block, ok := d.source.block(c)
+	block, ok := d.Source.block(c)
 	if !ok {
 		return nil, ipld.ErrNotFound{Cid: c}
 	}
+	d.Fetched.Add(int64(len(block.RawData())))
 	d.keep(block)
 	return block, nil
 }
 
-func (d *memoryDAG) block(c cid.Cid) (blocks.Block, bool) {
+func (d *DAG) block(c cid.Cid) (blocks.Block, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	block, ok := d.blocks[c]
@@ -108,9 +118,19 @@ func (d *memoryDAG) block(c cid.Cid) (blocks.Block, bool) {
 
 // keep drops what was decoded, so that every Get decodes a node of its own, as with
 // blocks from a disk or a network.
-func (d *memoryDAG) keep(b blocks.Block) {
+func (d *DAG) keep(b blocks.Block) {
 	bare, _ := blocks.NewBlockWithCid(b.RawData(), b.Cid()) // fails only in debug mode
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.blocks[b.Cid()] = bare
+}
+
+// Weight is how many blocks there are, and their bytes.
+func (d *DAG) Weight() (count int, bytes int64) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, b := range d.blocks {
+		bytes += int64(len(b.RawData()))
+	}
+	return len(d.blocks), bytes
 }
