@@ -69,8 +69,8 @@ func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
 		r.must(err)
 		many[id] = HeadValue{Height: 1, DAGName: []string{"", "named"}[i%2]}
 	}
-	r.frontier.set(many, pendingHeads)
-	defer func() { r.frontier.set(real, pendingHeads) }()
+	r.frontier.set(many, pendingHeads, nil)
+	defer func() { r.frontier.set(real, pendingHeads, nil) }()
 	for name, want := range map[string]int{"": 2500, "named": 2500, "none": 0} {
 		if n := r.frontier.width(name); n != want {
 			t.Errorf("%q has %d heads, want %d", name, n, want)
@@ -83,7 +83,7 @@ func TestBatchPutDoesNotLookThroughAllHeads(t *testing.T) {
 	if n := testing.AllocsPerRun(100, put); n > 10 {
 		t.Errorf("a Put allocates %v times", n)
 	}
-	r.frontier.set(make(tips), pendingHeads)
+	r.frontier.set(make(tips), pendingHeads, nil)
 	if n := r.frontier.width(""); n != 0 {
 		t.Errorf("%d heads are left", n)
 	}

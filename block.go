@@ -40,8 +40,10 @@ func (b *block) link(l link) {
 func (b *block) linkTo(id blockID) link { return link{id, b.v0[id]} }
 
 // head is the block as a head.
-func (b *block) head() Head {
-	return Head{Cid: b.id.Cid(), HeadValue: HeadValue{Height: b.delta.priority, DAGName: b.delta.dagName}}
+func (b *block) head() Head { return Head{Cid: b.id.Cid(), HeadValue: b.tip()} }
+
+func (b *block) tip() HeadValue {
+	return HeadValue{Height: b.delta.priority, DAGName: b.delta.dagName}
 }
 
 // readLinks reads the different blocks that a node links to, and how many of

@@ -91,6 +91,7 @@ func FuzzBlock(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(raw)
+	f.Add(withDelta(f, b.raw, checkpointDelta(9)))
 	for _, p := range oddPriorities {
 		f.Add(withDelta(f, b.raw, &pb.Delta{Priority: p, Elements: oneElement("/k")}))
 	}

@@ -50,8 +50,9 @@ const maxUntold = 8
 
 // callbacks tell others of commits. They must not block.
 type callbacks struct {
-	reloaded  func()         // the store may have rows that nobody knows of
-	published func([]*block) // these blocks are new; called in the order of the commits
+	reloaded       func()         // the store may have rows that nobody knows of
+	published      func([]*block) // these blocks are new; called in the order of the commits
+	checkpointSeen func()         // what is known of a checkpoint has changed, or one has become complete
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQueue, notify callbacks, log logging.StandardLogger) *committer {
@@ -89,11 +90,12 @@ func (c *committer) release() { c.turn <- struct{}{} }
 
 // A commit is one atomic change of the state.
 type commit struct {
-	committer *committer
-	set       *setChange
-	dag       *dagChange
-	made      []*block // published by it: for the DAG service, before all else
-	void      []*block // merged by it without some of their elements or tombstones
+	committer   *committer
+	set         *setChange
+	dag         *dagChange
+	checkpoints checkpointsChange
+	made        []*block // published by it: for the DAG service, before all else
+	void        []*block // merged by it without some of their elements or tombstones
 
 	// Once that is known:
 	rows   []row   // what it writes
@@ -109,9 +111,10 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 		c.notify.reloaded()
 	}
 	now := &commit{
-		committer: c,
-		set:       newSetChange(c.store, c.mayHaveTombstones, c.mayHaveClaims),
-		dag:       newDAGChange(c.store, c.frontier, c.spread),
+		committer:   c,
+		set:         newSetChange(c.store, c.mayHaveTombstones, c.mayHaveClaims),
+		dag:         newDAGChange(c.store, c.frontier, c.spread),
+		checkpoints: checkpointsChange{overlayOn(c.frontier.checkpoints())},
 	}
 	now.set.purge, now.dag.purge = c.purge, c.purge
 	now.dag.mayHaveSummed = c.mayHaveClaims
@@ -127,7 +130,11 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.frontier.set(heads, pendingHeads)
+	known, err := c.store.loadCheckpoints(ctx)
+	if err != nil {
+		return err
+	}
+	c.frontier.set(heads, pendingHeads, known)
 	c.mayHaveTombstones, c.mayHaveClaims, c.fewer = true, true, true
 	if err := c.refreshInTurn(ctx); err != nil {
 		return err
@@ -186,6 +193,9 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 	if b.delta.void > 0 {
 		c.void = append(c.void, b)
 	}
+	if cp := b.checkpoint(); cp != nil {
+		c.checkpoints.see(cp)
+	}
 	return c.dag.merge(ctx, b)
 }
 
@@ -234,6 +244,7 @@ func (c *commit) finish(ctx context.Context) error {
 		c.check()
 	}
 	c.rows = append(append(c.set.rows(), c.dag.rows()...), c.rows...)
+	c.rows = append(c.rows, c.checkpoints.rows(c.committer.store.keys.checkpoint, (*checkpoint).encode)...)
 	if len(c.rows) == 0 {
 		c.committer.learnInTurn(c)
 		return nil
@@ -262,7 +273,7 @@ func (c *committer) learnInTurn(now *commit) {
 	c.mayHaveTombstones = c.mayHaveTombstones || now.set.setsTombstone(true)
 	c.mayHaveClaims = c.mayHaveClaims || claims
 	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
-	c.frontier.set(now.dag.heads.now, now.dag.pendingHeads.now)
+	c.frontier.set(now.dag.heads.now, now.dag.pendingHeads.now, now.checkpoints.now)
 	for _, name := range now.dag.begunAnew {
 		c.skips.forget(name) // they would lead newcomers below the summary
 	}
@@ -334,6 +345,9 @@ func setIn[K comparable, V any](m *map[K]V, k K, v V) {
 func (c *commit) tell() {
 	c.committer.hooks.push(c.events)
 	c.committer.notify.published(c.made)
+	if c.bringsCheckpoint() {
+		c.committer.notify.checkpointSeen()
+	}
 	for _, b := range c.void {
 		c.committer.leftOut.Add(uint64(b.delta.void))
 		c.committer.voids.report(fmt.Errorf("%d elements and tombstones of block %s, such as: %w", b.delta.void, b.id.Cid(), b.delta.fault))

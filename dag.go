@@ -63,7 +63,7 @@ const anyHeight = math.MaxUint64
 // history, and whoever can send a block could stop all writes for minutes.
 type dagChange struct {
 	store               *rowStore
-	heads, pendingHeads *tipsChange
+	heads, pendingHeads overlay[tips, HeadValue]
 	marks               map[blockID]*mark     // that were looked at, as they are now
 	links               map[blockID][]blockID // rows to put, or nil to remove
 	queue               map[blockID]*wanted   // rows to put, or nil to remove
@@ -91,8 +91,8 @@ func newDAGChange(store *rowStore, f *frontier, looks int) *dagChange {
 	heads, pendingHeads := f.tips()
 	return &dagChange{
 		store:        store,
-		heads:        newTipsChange(heads),
-		pendingHeads: newTipsChange(pendingHeads),
+		heads:        overlayOn(heads),
+		pendingHeads: overlayOn(pendingHeads),
 		marks:        make(map[blockID]*mark),
 		waits:        make(map[blockID]*waiters),
 		looksLeft:    looks,
@@ -187,7 +187,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 	if err := c.unqueue(ctx, b); err != nil {
 		return err
 	}
-	m := &mark{state: pending, tip: HeadValue{Height: b.delta.priority, DAGName: b.delta.dagName}, neverHead: b.neverHead}
+	m := &mark{state: pending, tip: b.tip(), neverHead: b.neverHead}
 	broken, err := c.await(ctx, b, m)
 	if err != nil {
 		return err

@@ -69,11 +69,21 @@ func (d *pbDelta) SetTombstones(t []*pb.Element)         { d.msg.Tombstones = t 
 func (d *pbDelta) SetPriority(p uint64)                  { d.msg.Priority = p }
 func (d *pbDelta) Size() int                             { return proto.Size(&d.msg) }
 func (d *pbDelta) GetSnapshot() bool                     { return d.msg.GetSnapshot() }
+func (d *pbDelta) GetCheckpoint() *pb.Checkpoint         { return d.msg.GetCheckpoint() }
 func (d *pbDelta) GetDagName() string                    { return d.msg.GetDagName() }
 func (d *pbDelta) SetDagName(name string)                { d.msg.DagName = name }
-func (d *pbDelta) Unmarshal(b []byte) error              { return proto.Unmarshal(b, &d.msg) }
 func (d *pbDelta) Marshal() ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(&d.msg)
+}
+
+// Unmarshal reads a delta of any peer. To old peers the field of checkpoints is not
+// known, whatever it holds: to refuse a delta for it would strand what they build on it.
+func (d *pbDelta) Unmarshal(b []byte) error {
+	err := proto.Unmarshal(b, &d.msg)
+	if err != nil {
+		err = proto.Unmarshal(withoutField(b, checkpointField), &d.msg)
+	}
+	return err
 }
 
 func (d *pbDelta) IsEmpty() bool {
@@ -111,6 +121,7 @@ type deltaContent struct {
 	elements   []*pb.Element // all keys are clean
 	tombstones []*pb.Element // likewise
 	summary    bool
+	snapshot   *snapshotName // of a checkpoint; nil: it is none
 	claims     []*pb.Element // of a summary, in the place of elements
 	changed    bool          // they are not those that the Delta had
 	void       int           // how many of either were left out
@@ -135,6 +146,7 @@ func takeApart(d Delta) (*deltaContent, error) {
 	}
 	c.elements, c.tombstones = c.clean(elements), c.clean(tombstones)
 	c.readClaims()
+	c.readSnapshot()
 	return c, nil
 }
 

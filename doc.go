@@ -30,6 +30,11 @@
 //     version until the older block is merged; from then on that alone counts.
 //     Old peers may come to write summaries, which they call snapshots; this code
 //     only reads them.
+//   - A checkpoint is a block that carries the joint effect of all blocks of its DAG
+//     below it. These are its cover. What it carries is its snapshot: the versions that
+//     are live in the cover, the tombstones in it of versions whose blocks are not (the
+//     open tombstones), and the ids of the cover. The snapshot is in blocks of its own,
+//     its pages. The checkpoint says which, and links to blocks of the cover alone.
 //   - A version is one (key, block) pair: the value that a block gave to a
 //     key. It is live once its block has been merged, until a tombstone for it
 //     is. Among a key's live versions one wins, and its value is what Get
@@ -123,6 +128,8 @@
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
 //   - summary.go reads summaries.
+//   - checkpoint.go is what is known of checkpoints, and checkpointrow.go how that is
+//     stored. overlay.go is what a commit does to tables in memory, such as this one.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -172,6 +179,7 @@
 //	/p/<id>                 the links of a pending block that has more than 8
 //	/r/<id>                 a pending head: uvarint height, then the DAG's name
 //	/w                      the redo row: a commit that has begun
+//	/w/c/<id>               what is known of a checkpoint: see checkpointrow.go
 //	/w/purged               while a DAG is being purged: the digests of blocks
 //	                        that are to be removed from the DAG service
 //
@@ -305,6 +313,8 @@
 //     at as many links of theirs, or at all of one block (dag.go). Up to 64 Ki blocks
 //     whose parents have still to be told are known. The rest stays in the queue rows
 //     (commit.go).
+//   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
+//     (checkpoint.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
 //     values, the best of each key alone, and those that one more block holds. A

@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	cid "github.com/ipfs/go-cid"
-	ds "github.com/ipfs/go-datastore"
 )
 
 // A Head is a block that no merged block of its DAG links to, and whose whole
@@ -92,11 +91,12 @@ func (t tips) list() []Head {
 
 // A frontier is the top of the DAGs as of the last commit: the heads, and the pending
 // heads, which are merged blocks that no merged block of their DAG links to, with
-// history that is still missing.
+// history that is still missing. It also has what is known of checkpoints.
 type frontier struct {
 	mu           sync.RWMutex // held to replace heads, not to commit
 	heads        tips         // never changed in place
 	pendingHeads tips         // likewise
+	known        checkpoints  // likewise
 
 	// How many heads each DAG has, or nil until somebody asks: most commits of
 	// many heads are followed by no batch.
@@ -109,10 +109,17 @@ func (f *frontier) tips() (heads, pendingHeads tips) {
 	return f.heads, f.pendingHeads
 }
 
-func (f *frontier) set(heads, pendingHeads tips) {
+// checkpoints returns what is known of checkpoints.
+func (f *frontier) checkpoints() checkpoints {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.known
+}
+
+func (f *frontier) set(heads, pendingHeads tips, known checkpoints) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.heads, f.pendingHeads, f.widths = heads, pendingHeads, nil
+	f.heads, f.pendingHeads, f.known, f.widths = heads, pendingHeads, known, nil
 }
 
 // width returns how many heads a DAG has. It looks through all heads once after
@@ -167,53 +174,6 @@ func (t tips) read(dagName, key string, value []byte, err error) error {
 	}
 	t[id] = HeadValue{Height: height, DAGName: dagName}
 	return nil
-}
-
-// A tipsChange is what a commit does to tips. They are copied when the first
-// change is made, and shared until then.
-type tipsChange struct {
-	before, now tips
-	changed     bool
-}
-
-func newTipsChange(before tips) *tipsChange { return &tipsChange{before: before, now: before} }
-
-func (c *tipsChange) unshare() {
-	if !c.changed {
-		c.now, c.changed = maps.Clone(c.before), true
-	}
-}
-
-func (c *tipsChange) add(id blockID, v HeadValue) {
-	c.unshare()
-	c.now[id] = v
-}
-
-func (c *tipsChange) remove(id blockID) {
-	if _, ok := c.now[id]; ok {
-		c.unshare()
-		delete(c.now, id)
-	}
-}
-
-// rows returns what to write: a row for each tip that came, and the removal of
-// each that went, with what key and value make of them.
-func (c *tipsChange) rows(key func(blockID, HeadValue) ds.Key, value func(HeadValue) []byte) []row {
-	if !c.changed {
-		return nil
-	}
-	rows := make([]row, 0, 8)
-	for id, v := range c.now {
-		if old, was := c.before[id]; !was || v != old {
-			rows = append(rows, row{key: key(id, v), value: value(v)})
-		}
-	}
-	for id, old := range c.before {
-		if _, is := c.now[id]; !is {
-			rows = append(rows, row{key: key(id, old), remove: true})
-		}
-	}
-	return rows
 }
 
 // headRow is the value of a head's row; the name of the DAG is in the key.

@@ -100,6 +100,7 @@ type keyspace struct {
 	queue        string // <id>: at most this height
 	waiting      string // w/<child id>: parents; <child id>/<parent id>: nothing; <id>: links
 	pendingHeads string // <id>: height, DAG name
+	checkpoints  string // <id>: what is known of a checkpoint
 	oldSet       string // what formats 0 and 1 kept in <set>/s and <set>/k
 	oldValues    string
 
@@ -121,6 +122,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		queue:        in("q"),
 		waiting:      in("p"),
 		pendingHeads: in("r"),
+		checkpoints:  in("w", "c"),
 		oldSet:       in(n.Set, "s"),
 		oldValues:    in(n.Set, "k"),
 		dirty:        ds.RawKey(in(n.DirtyBitKey)),
@@ -171,6 +173,10 @@ func (k *keyspace) queued(id blockID) ds.Key { return ds.RawKey(id.under(k.queue
 
 func (k *keyspace) pendingHead(id blockID, _ HeadValue) ds.Key {
 	return ds.RawKey(id.under(k.pendingHeads))
+}
+
+func (k *keyspace) checkpoint(id blockID, _ *checkpoint) ds.Key {
+	return ds.RawKey(id.under(k.checkpoints))
 }
 
 // links is the row of a pending block's links, if these are many.

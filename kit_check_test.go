@@ -47,6 +47,7 @@ func checkRows(t *testing.T, r *replica) {
 	}
 	c.checkPairs(model)
 	c.checkClaims()
+	c.checkCheckpoints()
 	c.checkWaiters(&frontier{heads: heads, pendingHeads: pendingHeads})
 	if !c.mayWait() {
 		c.checkNothingWaits()
@@ -199,6 +200,23 @@ func (c *storeCheck) checkClaims() {
 		id, ok := parseBlockID(name)
 		if m := c.marks[id]; !ok || m != nil && m.state.merged() {
 			c.t.Errorf("claim row %s is left", e.Key)
+		}
+	}
+}
+
+// checkCheckpoints checks that what is known of checkpoints is what their blocks say.
+func (c *storeCheck) checkCheckpoints() {
+	all, err := c.r.Datastore.store.loadCheckpoints(ctx)
+	if err != nil {
+		c.t.Error(err)
+	}
+	for id, cp := range all {
+		b := c.block(id)
+		if b == nil {
+			continue // it may have been purged, or dropped
+		}
+		if said := b.checkpoint(); said == nil || cp.tip != said.tip || cp.snapshot != said.snapshot || !slices.Equal(cp.links, said.links) {
+			c.t.Errorf("block %s is known as the checkpoint %+v, and is %+v", id.Cid(), cp, said)
 		}
 	}
 }

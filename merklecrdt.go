@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
@@ -87,6 +88,9 @@ func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
 func (c *commit) rank(ctx context.Context, d Delta) error {
 	d.SetPriority(c.dag.height(d.GetDagName()))
 	content, err := checkOwnDelta(d)
+	if err == nil && content.snapshot != nil {
+		err = fmt.Errorf("%w: checkpoints are made by CheckpointDAG", ErrInvalidBlock)
+	}
 	if err != nil {
 		return err
 	}

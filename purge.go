@@ -169,7 +169,7 @@ func (p *purge) find(ctx context.Context, from []blockID) error {
 		if err != nil {
 			return err
 		}
-		p.found[id] = &foundBlock{id: id, tip: b.head().HeadValue, size: footprint(b.raw), links: b.links, summed: b.summed}
+		p.found[id] = &foundBlock{id: id, tip: b.tip(), size: footprint(b.raw), links: b.links, summed: b.summed}
 		return ctx.Err()
 	})
 }
@@ -368,6 +368,7 @@ func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []bl
 		if err := c.set.forgetClaims(ctx, b); err != nil {
 			return nil, err
 		}
+		c.checkpoints.forget(b.id)
 		wants, err := c.dag.forget(ctx, b)
 		if err != nil {
 			return nil, err

@@ -146,6 +146,10 @@ type Delta struct {
 	Snapshot      bool   `protobuf:"varint,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	SnapshotTotal uint32 `protobuf:"varint,6,opt,name=snapshotTotal,proto3" json:"snapshotTotal,omitempty"` // how many parts there are
 	SnapshotId    []byte `protobuf:"bytes,7,opt,name=snapshotId,proto3" json:"snapshotId,omitempty"`        // what they have in common
+	// The delta is a checkpoint: it has no elements and no tombstones of its own, and
+	// carries the effect of all blocks of its DAG below it. To older peers it is empty.
+	// Whatever else stands in this field, the delta is like any other.
+	Checkpoint *Checkpoint `protobuf:"bytes,100,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Random bytes, so that no two deltas that add elements are equal: a tombstone
 	// names the block of a version, and must not remove another writer's. Readers do
 	// not look at them.
@@ -233,11 +237,96 @@ func (x *Delta) GetSnapshotId() []byte {
 	return nil
 }
 
+func (x *Delta) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
 func (x *Delta) GetTag() []byte {
 	if x != nil {
 		return x.Tag
 	}
 	return nil
+}
+
+// Checkpoint names the snapshot that a checkpoint carries, which is in blocks of its
+// own, and says how large it is.
+type Checkpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []byte                 `protobuf:"bytes,1,opt,name=versions,proto3" json:"versions,omitempty"` // the CID of the root of the tree of versions and open tombstones
+	Cover         []byte                 `protobuf:"bytes,2,opt,name=cover,proto3" json:"cover,omitempty"`       // the CID of the root of the list of the blocks below
+	Entries       uint64                 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`  // how many versions and open tombstones there are
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`      // of their keys and values
+	Blocks        uint64                 `protobuf:"varint,5,opt,name=blocks,proto3" json:"blocks,omitempty"`    // how many blocks there are below
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_crdt_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_crdt_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_crdt_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Checkpoint) GetVersions() []byte {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetCover() []byte {
+	if x != nil {
+		return x.Cover
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetBlocks() uint64 {
+	if x != nil {
+		return x.Blocks
+	}
+	return 0
 }
 
 // Element is a key with its value, or, as a tombstone, a removed version.
@@ -256,7 +345,7 @@ type Element struct {
 
 func (x *Element) Reset() {
 	*x = Element{}
-	mi := &file_crdt_proto_msgTypes[3]
+	mi := &file_crdt_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +357,7 @@ func (x *Element) String() string {
 func (*Element) ProtoMessage() {}
 
 func (x *Element) ProtoReflect() protoreflect.Message {
-	mi := &file_crdt_proto_msgTypes[3]
+	mi := &file_crdt_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +370,7 @@ func (x *Element) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Element.ProtoReflect.Descriptor instead.
 func (*Element) Descriptor() ([]byte, []int) {
-	return file_crdt_proto_rawDescGZIP(), []int{3}
+	return file_crdt_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Element) GetKey() string {
@@ -323,7 +412,7 @@ const file_crdt_proto_rawDesc = "" +
 	"\x04Head\x12\x10\n" +
 	"\x03Cid\x18\x01 \x01(\fR\x03Cid\x12\x18\n" +
 	"\aDagName\x18\x02 \x01(\tR\aDagName\x12\x14\n" +
-	"\x05block\x18d \x01(\fR\x05block\"\x91\x02\n" +
+	"\x05block\x18d \x01(\fR\x05block\"\xc6\x02\n" +
 	"\x05Delta\x12,\n" +
 	"\belements\x18\x01 \x03(\v2\x10.crdt.pb.ElementR\belements\x120\n" +
 	"\n" +
@@ -335,8 +424,18 @@ const file_crdt_proto_rawDesc = "" +
 	"\rsnapshotTotal\x18\x06 \x01(\rR\rsnapshotTotal\x12\x1e\n" +
 	"\n" +
 	"snapshotId\x18\a \x01(\fR\n" +
-	"snapshotId\x12\x10\n" +
-	"\x03tag\x18e \x01(\fR\x03tag\"]\n" +
+	"snapshotId\x123\n" +
+	"\n" +
+	"checkpoint\x18d \x01(\v2\x13.crdt.pb.CheckpointR\n" +
+	"checkpoint\x12\x10\n" +
+	"\x03tag\x18e \x01(\fR\x03tag\"\x86\x01\n" +
+	"\n" +
+	"Checkpoint\x12\x1a\n" +
+	"\bversions\x18\x01 \x01(\fR\bversions\x12\x14\n" +
+	"\x05cover\x18\x02 \x01(\fR\x05cover\x12\x18\n" +
+	"\aentries\x18\x03 \x01(\x04R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06blocks\x18\x05 \x01(\x04R\x06blocks\"]\n" +
 	"\aElement\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -355,22 +454,24 @@ func file_crdt_proto_rawDescGZIP() []byte {
 	return file_crdt_proto_rawDescData
 }
 
-var file_crdt_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_crdt_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_crdt_proto_goTypes = []any{
 	(*CRDTBroadcast)(nil), // 0: crdt.pb.CRDTBroadcast
 	(*Head)(nil),          // 1: crdt.pb.Head
 	(*Delta)(nil),         // 2: crdt.pb.Delta
-	(*Element)(nil),       // 3: crdt.pb.Element
+	(*Checkpoint)(nil),    // 3: crdt.pb.Checkpoint
+	(*Element)(nil),       // 4: crdt.pb.Element
 }
 var file_crdt_proto_depIdxs = []int32{
 	1, // 0: crdt.pb.CRDTBroadcast.Heads:type_name -> crdt.pb.Head
-	3, // 1: crdt.pb.Delta.elements:type_name -> crdt.pb.Element
-	3, // 2: crdt.pb.Delta.tombstones:type_name -> crdt.pb.Element
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 1: crdt.pb.Delta.elements:type_name -> crdt.pb.Element
+	4, // 2: crdt.pb.Delta.tombstones:type_name -> crdt.pb.Element
+	3, // 3: crdt.pb.Delta.checkpoint:type_name -> crdt.pb.Checkpoint
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_crdt_proto_init() }
@@ -384,7 +485,7 @@ func file_crdt_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_crdt_proto_rawDesc), len(file_crdt_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
