@@ -33,12 +33,13 @@ type Datastore struct {
 	hooks    *hookQueue
 	frontier *frontier
 
-	committer *committer
-	writer    *writer
-	fetcher   *fetcher
-	merger    *merger
-	announcer *announcer
-	repairer  *repairer
+	committer    *committer
+	writer       *writer
+	fetcher      *fetcher
+	merger       *merger
+	announcer    *announcer
+	repairer     *repairer
+	checkpointer *checkpointer
 
 	stop       context.CancelFunc // ends the context of all goroutines below
 	closing    context.Context    // ends when Close is called
@@ -97,6 +98,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 	if err := d.prepare(ctx); err != nil {
 		stop()
 		d.fetcher.stop()
+		d.checkpointer.stop()
 		return nil, err
 	}
 	d.start(ctx, bcast)
@@ -111,6 +113,7 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, cascadeStep: maxSpread, refusals: boundedLog{log: d.log, what: "refusing a block"}}
 	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
+	d.checkpointer = newCheckpointer(ctx, d.committer, d.fetcher, d.opts)
 }
 
 // prepare brings the store into the shape that the code expects.
@@ -342,6 +345,7 @@ func (d *Datastore) shutDown() {
 	d.inFlight.Wait()
 	d.stop()
 	d.fetcher.stop()
+	d.checkpointer.stop()
 	d.background.Wait()
 	d.hooks.runRest()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout/2)

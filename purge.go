@@ -42,6 +42,11 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 		return 0, err
 	}
 	defer m.repairer.releaseAlone()
+	readmit, err := m.checkpointer.exclude(ctx, dagName)
+	if err != nil {
+		return 0, err
+	}
+	defer readmit()
 	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, dagName: dagName}
 	defer p.end(context.WithoutCancel(ctx))
 	return p.run(ctx)

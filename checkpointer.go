@@ -1,0 +1,154 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	logging "github.com/ipfs/go-log/v2"
+)
+
+// The checkpointer makes checkpoints, checks and takes those of others, and drops what
+// they cover. One job goes on at a time, of a call or of its goroutine, which is there
+// only while there is something to do.
+type checkpointer struct {
+	ctx       context.Context // ends when the datastore is closed
+	log       logging.StandardLogger
+	store     *rowStore
+	blocks    *blockStore
+	committer *committer
+	fetcher   *fetcher
+	opts      *Options
+
+	alone chan struct{} // holds one token; whoever takes it has a job
+
+	mu         sync.Mutex
+	current    *checkpointJob // of the holder of alone
+	purging    *string        // the DAG of a purge that has the token or waits for it
+	rung       bool           // there may be something to do
+	running    bool           // the goroutine is there
+	stopped    bool           // and will not be there again
+	background sync.WaitGroup
+}
+
+// A checkpointJob is work on the checkpoints of a DAG that is going on.
+type checkpointJob struct {
+	dagName string
+	cancel  context.CancelCauseFunc
+}
+
+// errPurging ends a job when its DAG is to be purged.
+var errPurging = errors.New("crdt: the DAG is being purged: begin anew")
+
+func newCheckpointer(ctx context.Context, c *committer, f *fetcher, opts *Options) *checkpointer {
+	cp := &checkpointer{ctx: ctx, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
+	cp.alone <- struct{}{}
+	return cp
+}
+
+// begin waits until nobody else has a job, and begins one. The job's context ends when
+// the DAG is to be purged: context.Cause says so. Call end at its end.
+func (c *checkpointer) begin(ctx context.Context, dagName string) (_ context.Context, end func(), err error) {
+	select {
+	case <-c.alone:
+	case <-ctx.Done():
+		return ctx, nil, ctx.Err()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.setCurrent(&checkpointJob{dagName, cancel})
+	return ctx, func() {
+		c.setCurrent(nil)
+		cancel(nil)
+		c.alone <- struct{}{}
+	}, nil
+}
+
+func (c *checkpointer) setCurrent(j *checkpointJob) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current = j
+	c.interruptLocked()
+}
+
+// interruptLocked ends a job that is in the way of a purge.
+func (c *checkpointer) interruptLocked() {
+	if c.current != nil && c.purging != nil && c.current.dagName == *c.purging {
+		c.current.cancel(errPurging)
+	}
+}
+
+// exclude ends the job of a DAG that is to be purged, waits for any other, and keeps
+// further ones from beginning until end is called.
+func (c *checkpointer) exclude(ctx context.Context, dagName string) (end func(), err error) {
+	c.setPurging(&dagName)
+	select {
+	case <-c.alone:
+	case <-ctx.Done():
+		c.setPurging(nil)
+		return nil, ctx.Err()
+	}
+	return func() {
+		c.setPurging(nil)
+		c.alone <- struct{}{}
+		c.wake()
+	}, nil
+}
+
+func (c *checkpointer) setPurging(dagName *string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.purging = dagName
+	c.interruptLocked()
+}
+
+// wake has the goroutine look for something to do. It does not block.
+func (c *checkpointer) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rung = true
+	if !c.running && !c.stopped {
+		c.running = true
+		c.background.Go(c.run)
+	}
+}
+
+// stop waits for the goroutine to end. Its context must have ended.
+func (c *checkpointer) stop() {
+	c.mu.Lock()
+	c.stopped = true
+	c.mu.Unlock()
+	c.background.Wait()
+}
+
+func (c *checkpointer) run() {
+	for c.takeRing() {
+		c.workOff()
+	}
+}
+
+// takeRing reports whether there may be something to do. Otherwise the goroutine ends.
+func (c *checkpointer) takeRing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running, c.rung = c.rung && !c.stopped, false
+	return c.running
+}
+
+// workOff does what there is to do, what is more urgent first. After an error it is
+// tried again after a while.
+func (c *checkpointer) workOff() {
+	jobs := []func(context.Context) (did bool, err error){}
+	for i := 0; i < len(jobs); i++ {
+		did, err := jobs[i](c.ctx)
+		switch {
+		case c.ctx.Err() != nil:
+			return
+		case err != nil:
+			c.log.Warnf("checkpoints: %s", err)
+			time.AfterFunc(retryPause, c.wake)
+		case did:
+			i = -1
+		}
+	}
+}
