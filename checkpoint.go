@@ -90,16 +90,23 @@ type checkpoint struct {
 type checkpointState byte
 
 const (
-	checkpointSeen   checkpointState = iota // merged; its snapshot has not been judged
-	checkpointWanted                        // to be taken: its pages are being fetched and checked, and no blocks lower than it are fetched
-	checkpointTaking                        // no block of its cover is fetched or merged from now on
-	checkpointTold                          // held, and those that wait for its cover have still to be told
-	checkpointHeld                          // its cover counts as marks
-	checkpointVoid                          // its snapshot is malformed, or not what its links say
+	checkpointSeen    checkpointState = iota // merged; its snapshot has not been judged
+	checkpointWanted                         // to be taken: its pages are being fetched and checked, and no blocks lower than it are fetched
+	checkpointTaking                         // no block of its cover is fetched or merged from now on
+	checkpointTold                           // held, and those that wait for its cover have still to be told
+	checkpointHeld                           // its cover counts as marks
+	checkpointVoid                           // its snapshot is malformed, or not what its links say
+	checkpointDropped                        // another covers it, which is held: its pages and segments are being removed
+	checkpointPurged                         // its DAG is being purged: what it has brought is being forgotten
+
+	lastCheckpointState = checkpointPurged
 )
 
 // held reports whether the cover of a checkpoint counts as marks.
 func (s checkpointState) held() bool { return s == checkpointTold || s == checkpointHeld }
+
+// hides reports whether the blocks of its cover must be neither fetched nor merged.
+func (s checkpointState) hides() bool { return s == checkpointTaking || s == checkpointPurged }
 
 // idle reports whether nothing rests on what is known of a checkpoint. Without its row it
 // is a block like any other.

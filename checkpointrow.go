@@ -52,7 +52,7 @@ func (cp *checkpoint) flags() (flags byte) {
 
 func decodeCheckpoint(name string, b []byte) (*checkpoint, error) {
 	_, id, ok := splitID(name)
-	if !ok || len(b) < 2 || b[0] > byte(checkpointVoid) {
+	if !ok || len(b) < 2 || b[0] > byte(lastCheckpointState) {
 		return nil, fmt.Errorf("%w %q", errBadCheckpoint, name)
 	}
 	cp := &checkpoint{id: id, state: checkpointState(b[0]), taken: b[1]&flagTaken != 0, disputed: b[1]&flagDisputed != 0, removals: b[1]&flagRemovals != 0}
