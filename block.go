@@ -166,10 +166,12 @@ type blockNode struct {
 
 var _ ipld.Node = (*blockNode)(nil)
 
-func (b *block) node() ipld.Node {
-	raw, _ := blocks.NewBlockWithCid(b.raw, b.id.Cid()) // checks only in a debug mode of its own
-	return &blockNode{raw, sync.OnceValue(func() *merkledag.ProtoNode {
-		node, err := decodeNode(b.raw)
+func (b *block) node() ipld.Node { return newBlockNode(b.id, b.raw) }
+
+func newBlockNode(id blockID, raw []byte) *blockNode {
+	b, _ := blocks.NewBlockWithCid(raw, id.Cid()) // checks only in a debug mode of its own
+	return &blockNode{b, sync.OnceValue(func() *merkledag.ProtoNode {
+		node, err := decodeNode(raw)
 		if err != nil {
 			panic(err) // it has been encoded here, or decoded before
 		}

@@ -401,6 +401,154 @@ func (x *Element) GetPriority() uint64 {
 	return 0
 }
 
+// VersionsPage is the data of a page of a versions tree: entries, or what an inner
+// page says of its children. It is in columns, so that a page is read with few
+// allocations, and a hostile one takes little more memory than it has bytes. The
+// same content has the same bytes.
+type VersionsPage struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Level  uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`  // 0: a leaf; that of a child is one less than its parent's
+	Blocks []byte                 `protobuf:"bytes,2,opt,name=blocks,proto3" json:"blocks,omitempty"` // the digests of the blocks that are named, as they first come
+	// Of each entry, or of the first entry of each child:
+	Shared     []uint32 `protobuf:"varint,3,rep,packed,name=shared,proto3" json:"shared,omitempty"`     // how many bytes its key has in common with the one before
+	Suffixes   []uint32 `protobuf:"varint,4,rep,packed,name=suffixes,proto3" json:"suffixes,omitempty"` // how many come after them, which stand in keys
+	Keys       []byte   `protobuf:"bytes,5,opt,name=keys,proto3" json:"keys,omitempty"`
+	Block      []uint32 `protobuf:"varint,6,rep,packed,name=block,proto3" json:"block,omitempty"`    // its place in blocks
+	Tombstones uint32   `protobuf:"varint,7,opt,name=tombstones,proto3" json:"tombstones,omitempty"` // how many are tombstones: the last ones
+	// Of each version in a leaf:
+	Priorities []uint64 `protobuf:"varint,8,rep,packed,name=priorities,proto3" json:"priorities,omitempty"`
+	// The size of its value. One over 64 KiB stands in a raw block, which the page links to.
+	Sizes  []uint64 `protobuf:"varint,9,rep,packed,name=sizes,proto3" json:"sizes,omitempty"`
+	Values []byte   `protobuf:"bytes,10,opt,name=values,proto3" json:"values,omitempty"`
+	// Of each child, which the page links to:
+	Entries       []uint64 `protobuf:"varint,11,rep,packed,name=entries,proto3" json:"entries,omitempty"`                            // in it and below
+	Bytes         []uint64 `protobuf:"varint,12,rep,packed,name=bytes,proto3" json:"bytes,omitempty"`                                // of their keys and values
+	ValueBlocks   []uint64 `protobuf:"varint,13,rep,packed,name=value_blocks,json=valueBlocks,proto3" json:"value_blocks,omitempty"` // that are linked to
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionsPage) Reset() {
+	*x = VersionsPage{}
+	mi := &file_crdt_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionsPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionsPage) ProtoMessage() {}
+
+func (x *VersionsPage) ProtoReflect() protoreflect.Message {
+	mi := &file_crdt_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionsPage.ProtoReflect.Descriptor instead.
+func (*VersionsPage) Descriptor() ([]byte, []int) {
+	return file_crdt_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *VersionsPage) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *VersionsPage) GetBlocks() []byte {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetShared() []uint32 {
+	if x != nil {
+		return x.Shared
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetSuffixes() []uint32 {
+	if x != nil {
+		return x.Suffixes
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetBlock() []uint32 {
+	if x != nil {
+		return x.Block
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetTombstones() uint32 {
+	if x != nil {
+		return x.Tombstones
+	}
+	return 0
+}
+
+func (x *VersionsPage) GetPriorities() []uint64 {
+	if x != nil {
+		return x.Priorities
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetSizes() []uint64 {
+	if x != nil {
+		return x.Sizes
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetValues() []byte {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetEntries() []uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetBytes() []uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return nil
+}
+
+func (x *VersionsPage) GetValueBlocks() []uint64 {
+	if x != nil {
+		return x.ValueBlocks
+	}
+	return nil
+}
+
 var File_crdt_proto protoreflect.FileDescriptor
 
 const file_crdt_proto_rawDesc = "" +
@@ -440,7 +588,26 @@ const file_crdt_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12\x1a\n" +
-	"\bpriority\x18\x04 \x01(\x04R\bpriorityB\x1fZ\x1dgithub.com/ipfs/go-ds-crdt/pbb\x06proto3"
+	"\bpriority\x18\x04 \x01(\x04R\bpriority\"\xdb\x02\n" +
+	"\fVersionsPage\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
+	"\x06blocks\x18\x02 \x01(\fR\x06blocks\x12\x16\n" +
+	"\x06shared\x18\x03 \x03(\rR\x06shared\x12\x1a\n" +
+	"\bsuffixes\x18\x04 \x03(\rR\bsuffixes\x12\x12\n" +
+	"\x04keys\x18\x05 \x01(\fR\x04keys\x12\x14\n" +
+	"\x05block\x18\x06 \x03(\rR\x05block\x12\x1e\n" +
+	"\n" +
+	"tombstones\x18\a \x01(\rR\n" +
+	"tombstones\x12\x1e\n" +
+	"\n" +
+	"priorities\x18\b \x03(\x04R\n" +
+	"priorities\x12\x14\n" +
+	"\x05sizes\x18\t \x03(\x04R\x05sizes\x12\x16\n" +
+	"\x06values\x18\n" +
+	" \x01(\fR\x06values\x12\x18\n" +
+	"\aentries\x18\v \x03(\x04R\aentries\x12\x14\n" +
+	"\x05bytes\x18\f \x03(\x04R\x05bytes\x12!\n" +
+	"\fvalue_blocks\x18\r \x03(\x04R\vvalueBlocksB\x1fZ\x1dgithub.com/ipfs/go-ds-crdt/pbb\x06proto3"
 
 var (
 	file_crdt_proto_rawDescOnce sync.Once
@@ -454,13 +621,14 @@ func file_crdt_proto_rawDescGZIP() []byte {
 	return file_crdt_proto_rawDescData
 }
 
-var file_crdt_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_crdt_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_crdt_proto_goTypes = []any{
 	(*CRDTBroadcast)(nil), // 0: crdt.pb.CRDTBroadcast
 	(*Head)(nil),          // 1: crdt.pb.Head
 	(*Delta)(nil),         // 2: crdt.pb.Delta
 	(*Checkpoint)(nil),    // 3: crdt.pb.Checkpoint
 	(*Element)(nil),       // 4: crdt.pb.Element
+	(*VersionsPage)(nil),  // 5: crdt.pb.VersionsPage
 }
 var file_crdt_proto_depIdxs = []int32{
 	1, // 0: crdt.pb.CRDTBroadcast.Heads:type_name -> crdt.pb.Head
@@ -485,7 +653,7 @@ func file_crdt_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_crdt_proto_rawDesc), len(file_crdt_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
