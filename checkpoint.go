@@ -83,7 +83,7 @@ type checkpoint struct {
 	disputed bool      // an own fold that rests on a taken one says otherwise
 
 	// Of one that is being taken:
-	done     uint64 // how many entries have been added
+	done     uint64 // how many entries have been added; of one that was left: at least
 	removals bool   // versions may have to be removed
 }
 
@@ -109,8 +109,10 @@ func (s checkpointState) held() bool { return s == checkpointTold || s == checkp
 func (s checkpointState) hides() bool { return s == checkpointTaking || s == checkpointPurged }
 
 // idle reports whether nothing rests on what is known of a checkpoint. Without its row it
-// is a block like any other.
-func (s checkpointState) idle() bool { return s == checkpointSeen || s == checkpointVoid }
+// is a block like any other. Of one whose take was left, versions are here.
+func (cp *checkpoint) idle() bool {
+	return cp.done == 0 && (cp.state == checkpointSeen || cp.state == checkpointVoid)
+}
 
 // maxFolded is how many heads a checkpoint can be made of. Their ids are kept in memory.
 const maxFolded = 1024
@@ -150,7 +152,7 @@ func (c *checkpointsChange) see(cp *checkpoint) {
 // forget drops a checkpoint whose block is being purged. One that is held, or has to do
 // with a take, is not dropped here.
 func (c *checkpointsChange) forget(id blockID) {
-	if cp := c.now[id]; cp != nil && cp.state.idle() {
+	if cp := c.now[id]; cp != nil && cp.idle() {
 		c.remove(id)
 	}
 }
@@ -158,7 +160,7 @@ func (c *checkpointsChange) forget(id blockID) {
 // leastIdle returns the idle checkpoint that is worth least, and how many there are.
 func (all checkpoints) leastIdle() (least *checkpoint, n int) {
 	for _, cp := range all {
-		if !cp.state.idle() {
+		if !cp.idle() {
 			continue
 		}
 		if n++; least == nil || cp.isWorth(least) < 0 {

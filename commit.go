@@ -113,9 +113,9 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	now := &commit{
 		committer:   c,
 		set:         newSetChange(c.store, c.mayHaveTombstones, c.mayHaveClaims),
-		dag:         newDAGChange(c.store, c.frontier, c.spread),
 		checkpoints: checkpointsChange{overlayOn(c.frontier.checkpoints())},
 	}
+	now.dag = newDAGChange(c.store, c.frontier, &now.checkpoints, c.spread)
 	now.set.purge, now.dag.purge = c.purge, c.purge
 	now.dag.mayHaveSummed = c.mayHaveClaims
 	return now, nil

@@ -77,6 +77,7 @@ type dagChange struct {
 	looksLeft           int                   // parents and links that may be looked at yet
 	wants               []wanted              // of queue, when they were put there, but for hidden ones
 	begunAnew           []string              // DAGs of which there is a new summary
+	checkpoints         *checkpointsChange    // of the commit
 
 	summed        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove
 	mayHaveSummed bool                // the store may hold such rows
@@ -87,7 +88,7 @@ type dagChange struct {
 // with the history.
 const maxSpread = 8192
 
-func newDAGChange(store *rowStore, f *frontier, looks int) *dagChange {
+func newDAGChange(store *rowStore, f *frontier, known *checkpointsChange, looks int) *dagChange {
 	heads, pendingHeads := f.tips()
 	return &dagChange{
 		store:        store,
@@ -95,6 +96,7 @@ func newDAGChange(store *rowStore, f *frontier, looks int) *dagChange {
 		pendingHeads: overlayOn(pendingHeads),
 		marks:        make(map[blockID]*mark),
 		waits:        make(map[blockID]*waiters),
+		checkpoints:  known,
 		looksLeft:    looks,
 	}
 }

@@ -70,6 +70,7 @@ func (d *pbDelta) SetPriority(p uint64)                  { d.msg.Priority = p }
 func (d *pbDelta) Size() int                             { return proto.Size(&d.msg) }
 func (d *pbDelta) GetSnapshot() bool                     { return d.msg.GetSnapshot() }
 func (d *pbDelta) GetCheckpoint() *pb.Checkpoint         { return d.msg.GetCheckpoint() }
+func (d *pbDelta) setCheckpoint(n *snapshotName)         { d.msg.Checkpoint = n.message() }
 func (d *pbDelta) GetDagName() string                    { return d.msg.GetDagName() }
 func (d *pbDelta) SetDagName(name string)                { d.msg.DagName = name }
 func (d *pbDelta) Marshal() ([]byte, error) {

@@ -224,7 +224,7 @@ func (c *storeCheck) checkCheckpoints() {
 // checkWaiters checks that each block that is missing, or pending, or of which its
 // parents have still to be told, is known to those that wait for it.
 func (c *storeCheck) checkWaiters(f *frontier) {
-	dag := newDAGChange(c.r.Datastore.store, f, 0)
+	dag := newDAGChange(c.r.Datastore.store, f, &checkpointsChange{}, 0)
 	waits := make(map[blockID]int) // for how many others a block waits
 	told := make(map[blockID]bool) // it is pending, and has to be told that it is stranded
 	under := make(map[blockID]bool)

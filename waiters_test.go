@@ -77,7 +77,7 @@ func (w *waitersTest) run(rng *rand.Rand) {
 
 // commit makes some changes in one commit. Before and after all are looked for.
 func (w *waitersTest) commit(n int, change func(*waiters)) {
-	c := newDAGChange(w.store, &frontier{}, maxSpread)
+	c := newDAGChange(w.store, &frontier{}, &checkpointsChange{}, maxSpread)
 	w.check(c)
 	for range n {
 		found, err := c.waiters(ctx, w.child)
