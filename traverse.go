@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -12,11 +13,12 @@ import (
 // belong to the goroutine that runs it.
 type traversal struct {
 	// What the caller may set:
-	stages map[blockID]stage                            // all that it has come across
-	enter  func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
-	alone  bool                                         // blocks below are left alone
-	merged bool                                         // all are merged, and may break rules
-	judged bool                                         // those that are not known may not be merged
+	stages   map[blockID]stage                            // all that it has come across
+	enter    func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
+	alone    bool                                         // blocks below are left alone
+	merged   bool                                         // all are merged, and may break rules
+	judged   bool                                         // those that are not known may not be merged
+	patience time.Duration                                // how long a block is waited for, if less than it is as a rule; 0: as long
 
 	v0      map[blockID]bool // which are asked for by CIDs of version 0; mostly nil
 	todo    []blockID
@@ -36,6 +38,9 @@ type toRead struct {
 	known, merged, judged bool
 }
 
+// errSkipBelow is what visit returns to have what a block links to left alone.
+var errSkipBelow = errors.New("crdt: nothing below is needed")
+
 // A traversed block is one that was read, or could not be.
 type traversed struct {
 	id  blockID
@@ -45,7 +50,7 @@ type traversed struct {
 
 // traverse calls visit with each block in from and below, once, and with the
 // error where one could not be read. It ends at the first error that visit
-// returns. enter and visit are called by one goroutine. A traversal may go on
+// returns, but for errSkipBelow. enter and visit are called by one goroutine. A traversal may go on
 // from other blocks once it has ended.
 func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal, visit func(blockID, *block, error) error) error {
 	var workers sync.WaitGroup
@@ -58,7 +63,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 	requests, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
 	defer close(requests)
 	for range fetchesPerWorker {
-		workers.Go(func() { s.readAll(ctx, getter, requests, results) })
+		workers.Go(func() { s.readAll(ctx, getter, s.patience(t), requests, results) })
 	}
 	if t.stages == nil {
 		t.stages = make(map[blockID]stage)
@@ -72,10 +77,11 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		}
 		r := <-results
 		t.running--
-		if err := visit(r.id, r.b, r.err); err != nil {
+		err := visit(r.id, r.b, r.err)
+		if err != nil && err != errSkipBelow {
 			return err
 		}
-		if r.err != nil || t.alone {
+		if r.err != nil || t.alone || err == errSkipBelow {
 			continue
 		}
 		if err := s.descend(ctx, t, r.b); err != nil {
@@ -94,8 +100,16 @@ func (s *blockStore) descend(ctx context.Context, t *traversal, b *block) error 
 	return t.enqueue(ctx, below)
 }
 
-func (s *blockStore) readAll(ctx context.Context, from ipld.NodeGetter, requests <-chan toRead, results chan<- traversed) {
-	limit := requestLimit{parent: ctx, timeout: s.timeout}
+// patience is how long a traversal waits for a block; 0: for ever.
+func (s *blockStore) patience(t *traversal) time.Duration {
+	if t.patience > 0 && (s.timeout == 0 || t.patience < s.timeout) {
+		return t.patience
+	}
+	return s.timeout
+}
+
+func (s *blockStore) readAll(ctx context.Context, from ipld.NodeGetter, patience time.Duration, requests <-chan toRead, results chan<- traversed) {
+	limit := requestLimit{parent: ctx, timeout: patience}
 	defer limit.end()
 	for r := range requests {
 		b, err := s.read(&limit, from, r)
