@@ -30,7 +30,7 @@ type blockStore struct {
 	check    func(context.Context, Head, Delta) error // Options.CheckDelta; may be nil
 	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
-	isKnown  func(context.Context, blockID) (bool, error) // whether a block has been merged or refused
+	marks    *rowStore // which blocks are here
 
 	reading sync.Mutex // held to decode a block for its values: that may take much memory
 }

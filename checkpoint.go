@@ -61,12 +61,6 @@ func withoutField(msg []byte, number protowire.Number) (rest []byte) {
 	return rest
 }
 
-// A segment is a part of a cover: sorted ids, named by the root of their pages.
-type segment struct {
-	root blockID
-	ids  uint64 // how many
-}
-
 // A checkpoint is what is known of one that has been merged. It is kept in a row, and
 // in memory as long as that is there. It is never changed in place.
 type checkpoint struct {
@@ -155,6 +149,46 @@ func (c *checkpointsChange) forget(id blockID) {
 	if cp := c.now[id]; cp != nil && cp.idle() {
 		c.remove(id)
 	}
+}
+
+// heldSegments returns the segments of the covers that count as marks.
+func (all checkpoints) heldSegments() (segments []segment) {
+	for _, cp := range all {
+		if cp.state.held() {
+			segments = append(segments, cp.segments...)
+		}
+	}
+	return segments
+}
+
+// use reports which segments checkpoints have, by their roots.
+func (all checkpoints) use() map[blockID]bool {
+	used := make(map[blockID]bool)
+	for _, cp := range all {
+		for _, seg := range cp.segments {
+			used[seg.root] = true
+		}
+	}
+	return used
+}
+
+// unused returns the segments that no checkpoint has any more once the commit is made.
+func (c *checkpointsChange) unused() (segments []segment) {
+	if !c.changed {
+		return nil
+	}
+	used := c.now.use()
+	for id, was := range c.before {
+		if c.now[id] == was {
+			continue
+		}
+		for _, seg := range was.segments {
+			if !used[seg.root] {
+				segments = append(segments, seg)
+			}
+		}
+	}
+	return segments
 }
 
 // leastIdle returns the idle checkpoint that is worth least, and how many there are.

@@ -35,8 +35,12 @@ func (cp *checkpoint) encode() []byte {
 	b = append(b, n.versions[:]...)
 	b = append(b, n.cover[:]...)
 	b = append(b, encodeIDs(cp.links)...)
-	for _, s := range cp.segments {
-		b = binary.AppendUvarint(append(b, s.root[:]...), s.ids)
+	return appendSegments(b, cp.segments)
+}
+
+func appendSegments(b []byte, segments []segment) []byte {
+	for _, seg := range segments {
+		b = binary.AppendUvarint(append(b, seg.root[:]...), seg.ids)
 	}
 	return b
 }
@@ -77,9 +81,7 @@ func (cp *checkpoint) read(r *checkpointReader) {
 	for ; links > 0 && !r.failed; links-- {
 		cp.links = append(cp.links, r.id())
 	}
-	for len(r.rest) > 0 && !r.failed {
-		cp.segments = append(cp.segments, segment{root: r.id(), ids: r.uvarint()})
-	}
+	cp.segments = r.segments()
 }
 
 // A checkpointReader takes a row apart, until it fails.
@@ -102,6 +104,14 @@ func (r *checkpointReader) uvarint() uint64 {
 	r.failed = r.failed || n <= 0
 	r.take(uint64(max(n, 0)))
 	return v
+}
+
+// segments reads to the end.
+func (r *checkpointReader) segments() (all []segment) {
+	for len(r.rest) > 0 && !r.failed {
+		all = append(all, segment{root: r.id(), ids: r.uvarint()})
+	}
+	return all
 }
 
 func (r *checkpointReader) id() (id blockID) {

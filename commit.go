@@ -135,6 +135,7 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 		return err
 	}
 	c.frontier.set(heads, pendingHeads, known)
+	c.store.covers.set(known.heldSegments())
 	c.mayHaveTombstones, c.mayHaveClaims, c.fewer = true, true, true
 	if err := c.refreshInTurn(ctx); err != nil {
 		return err
@@ -245,6 +246,9 @@ func (c *commit) finish(ctx context.Context) error {
 	}
 	c.rows = append(append(c.set.rows(), c.dag.rows()...), c.rows...)
 	c.rows = append(c.rows, c.checkpoints.rows(c.committer.store.keys.checkpoint, (*checkpoint).encode)...)
+	if err := c.noteSpare(ctx, c.checkpoints.unused()); err != nil {
+		return err
+	}
 	if len(c.rows) == 0 {
 		c.committer.learnInTurn(c)
 		return nil
@@ -274,6 +278,9 @@ func (c *committer) learnInTurn(now *commit) {
 	c.mayHaveClaims = c.mayHaveClaims || claims
 	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
 	c.frontier.set(now.dag.heads.now, now.dag.pendingHeads.now, now.checkpoints.now)
+	if now.checkpoints.changed {
+		c.store.covers.set(now.checkpoints.now.heldSegments())
+	}
 	for _, name := range now.dag.begunAnew {
 		c.skips.forget(name) // they would lead newcomers below the summary
 	}
@@ -311,12 +318,12 @@ func (c *committer) someUntoldInTurn(n int) []blockID {
 	return c.untold[:min(n, len(c.untold))]
 }
 
-// reclaim takes over those queued blocks that are here: it is their parents that have to
+// reclaim takes over those queued blocks that are known: it is their parents that have to
 // be told. It returns the others, which are missing.
 func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wanted, err error) {
 	var here []blockID
 	for _, w := range queued {
-		switch found, err := c.store.Has(ctx, c.store.keys.block(w.id)); {
+		switch found, err := c.store.isKnown(ctx, w.id); {
 		case err != nil:
 			return nil, err
 		case found:

@@ -87,12 +87,11 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 		opts:     opts,
 		log:      opts.Logger,
 		store:    rows,
-		blocks:   &blockStore{service: dagSyncer, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
+		blocks:   &blockStore{service: dagSyncer, marks: rows, newDelta: newDelta, newTag: randomTag, check: opts.CheckDelta, timeout: opts.DAGSyncerTimeout, maxSize: opts.MaxBlockSize},
 		hooks:    newHookQueue(opts),
 		frontier: &frontier{},
 		stop:     stop,
 	}
-	d.blocks.isKnown = func(ctx context.Context, id blockID) (bool, error) { return rows.Has(ctx, rows.keys.block(id)) }
 	d.closing, d.abort = context.WithCancel(ctx)
 	d.build(ctx, bcast)
 	if err := d.prepare(ctx); err != nil {

@@ -17,6 +17,8 @@ import (
 // done the old module refuses the store; New opens it and turns it back, and
 // nothing is lost. A store of an older format is left alone; one of a newer
 // format is refused with ErrNewerVersion. That nothing is there is an error too.
+// A store that has taken a checkpoint, or dropped what is below one, is refused: the old
+// module would merge again what that covers.
 //
 // The namespaces below namespace must be the default ones (see
 // InternalNamespaces). A store that is open, or was not closed, is refused: open
@@ -45,6 +47,8 @@ func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyn
 		return err
 	case version < formatVersion:
 		return mustExist(ctx, rows)
+	case version == coveredVersion:
+		return fmt.Errorf("crdt: the store below %s has taken a checkpoint, or dropped what is below one, and there is no way back: the old module would merge again what it covers", namespace)
 	}
 	if err := mustBeClosed(ctx, rows); err != nil {
 		return err
@@ -88,7 +92,7 @@ func (m *migration) goBack(ctx context.Context, stamp string) error {
 	if err := stampVersion(ctx, m.store, downgradingRow); err != nil {
 		return err
 	}
-	return m.takeSteps(ctx, []func(context.Context) error{m.markGaps, m.flatten, m.restoreVersions, m.showNamedHeads})
+	return m.takeSteps(ctx, []func(context.Context) error{m.markGaps, m.flatten, m.dropCheckpoints, m.restoreVersions, m.showNamedHeads})
 }
 
 // markGaps marks the datastore dirty when something is missing in it.
@@ -98,6 +102,18 @@ func (m *migration) markGaps(ctx context.Context) error {
 			return err
 		} else if gaps {
 			return m.markDirty(ctx)
+		}
+	}
+	return nil
+}
+
+// dropCheckpoints removes what is known of checkpoints. All that they cover has marks of
+// its own.
+func (m *migration) dropCheckpoints(ctx context.Context) error {
+	m.remove(m.store.keys.spare)
+	for _, prefix := range []string{m.store.keys.checkpoints, m.store.keys.segments} {
+		if err := m.drop(ctx, prefix); err != nil {
+			return err
 		}
 	}
 	return nil

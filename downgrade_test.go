@@ -241,7 +241,8 @@ func TestDowngradeRefuses(t *testing.T) {
 		says  string
 	}{
 		"an open store":    {ours.with("/bs"), "close it first"},
-		"a newer format":   {ours.with("/crdt_version", 0x84), "newer"},
+		"a newer format":   {ours.with("/crdt_version", 0x85), "newer"},
+		"covers":           {ours.with("/crdt_version", 0x84), "taken a checkpoint"},
 		"no store":         {&oldStore{name: "nothing"}, "no store below /crdt"},
 		"a malformed row":  {ours.with("/crdt_version", 0x80), "/crdt/crdt_version"},
 		"nothing of old":   {writtenStore(t, "old-v1-joined"), ""},

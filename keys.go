@@ -3,6 +3,7 @@ package crdt
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -101,10 +102,11 @@ type keyspace struct {
 	waiting      string // w/<child id>: parents; <child id>/<parent id>: nothing; <id>: links
 	pendingHeads string // <id>: height, DAG name
 	checkpoints  string // <id>: what is known of a checkpoint
+	segments     string // <root id>: whole; <root id>/<bucket>: ids
 	oldSet       string // what formats 0 and 1 kept in <set>/s and <set>/k
 	oldValues    string
 
-	dirty, open, version, redo, purged ds.Key
+	dirty, open, version, redo, purged, spare ds.Key
 }
 
 func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
@@ -123,6 +125,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		waiting:      in("p"),
 		pendingHeads: in("r"),
 		checkpoints:  in("w", "c"),
+		segments:     in("w", "s"),
 		oldSet:       in(n.Set, "s"),
 		oldValues:    in(n.Set, "k"),
 		dirty:        ds.RawKey(in(n.DirtyBitKey)),
@@ -130,6 +133,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		version:      ds.RawKey(in(n.VersionKey)),
 		redo:         ds.RawKey(in("w")),
 		purged:       ds.RawKey(in("w", "purged")),
+		spare:        ds.RawKey(in("w", "s")),
 	}
 }
 
@@ -190,6 +194,18 @@ func (k *keyspace) waitingOn(child blockID) string { return child.under(k.waitin
 
 func (k *keyspace) wait(child, parent blockID) ds.Key {
 	return ds.RawKey(parent.under(k.waitingOn(child)))
+}
+
+// segment is the row that says that all rows of a segment are there.
+func (k *keyspace) segment(root blockID) ds.Key { return ds.RawKey(root.under(k.segments)) }
+
+// bucket is the row of some ids of a segment. The first one of a bucket has no number.
+func (k *keyspace) bucket(root blockID, bucket, part uint64) ds.Key {
+	name := root.under(k.segments) + "/" + strconv.FormatUint(bucket, 16)
+	if part > 0 {
+		name += "/" + strconv.FormatUint(part, 16)
+	}
+	return ds.RawKey(name)
 }
 
 // splitID takes the block id off the end of a row's key.

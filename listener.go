@@ -52,7 +52,7 @@ func (l *listener) receive(data []byte) {
 	}
 	var unknown []announced
 	for _, h := range heads {
-		known, err := l.store.Has(l.ctx, l.store.keys.block(h.id))
+		known, err := l.store.isKnown(l.ctx, h.id)
 		switch {
 		case err != nil:
 			l.log.Errorf("looking up block %s: %s", h.id.Cid(), err)

@@ -97,8 +97,24 @@ func (m *mark) decodePending(b []byte) error {
 	return nil
 }
 
-// mark reads the mark of a block.
+// mark returns what is known of a block: its row says it, or else a cover that the
+// block is in. It is complete then, also if the row says that it is pending: what it
+// waits for need never come.
 func (s *rowStore) mark(ctx context.Context, id blockID) (*mark, error) {
+	m, err := s.markRow(ctx, id)
+	if err != nil || m.state != unknown && m.state != pending {
+		return m, err
+	}
+	covered, err := s.covered(ctx, id)
+	if covered {
+		return &mark{state: complete}, nil
+	}
+	return m, err
+}
+
+// markRow reads the row of a block. One that has been merged and is not in the DAG
+// service has none.
+func (s *rowStore) markRow(ctx context.Context, id blockID) (*mark, error) {
 	b, found, err := s.getRow(ctx, s.keys.block(id))
 	if err == nil && !found {
 		return &mark{state: unknown}, nil
@@ -113,7 +129,33 @@ func (s *rowStore) mark(ctx context.Context, id blockID) (*mark, error) {
 	return m, nil
 }
 
-// isMerged reports whether the store has a block's delta.
+// isKnown reports whether a block has been merged or refused.
+func (s *rowStore) isKnown(ctx context.Context, id blockID) (bool, error) {
+	if here, err := s.Has(ctx, s.keys.block(id)); here || err != nil {
+		return here, err
+	}
+	return s.covered(ctx, id)
+}
+
+// isGone reports whether a block has been merged and is not here: it has been dropped,
+// or has come with a snapshot alone.
+func (s *rowStore) isGone(ctx context.Context, id blockID) (bool, error) {
+	if s.covers.none() {
+		return false, nil
+	}
+	if here, err := s.Has(ctx, s.keys.block(id)); here || err != nil {
+		return false, err
+	}
+	return s.covered(ctx, id)
+}
+
+// isHere reports whether a block has been merged and is in the DAG service.
+func (s *rowStore) isHere(ctx context.Context, id blockID) (bool, error) {
+	m, err := s.markRow(ctx, id)
+	return err == nil && m.state.merged(), err
+}
+
+// isMerged reports whether the set has a block's delta.
 func (s *rowStore) isMerged(ctx context.Context, id blockID) (bool, error) {
 	m, err := s.mark(ctx, id)
 	return err == nil && m.state.merged(), err

@@ -39,8 +39,8 @@ type migration struct {
 	seen    int
 }
 
-// migrate brings the store to formatVersion. It touches nothing in a store of a
-// newer one.
+// migrate brings a store of an older format to formatVersion. It touches nothing in one
+// of a format that is not known.
 func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log logging.StandardLogger) error {
 	version, stamp, err := storedVersion(ctx, store)
 	if err != nil {
@@ -50,10 +50,13 @@ func migrate(ctx context.Context, store *rowStore, blocks *blockStore, log loggi
 		return fmt.Errorf("crdt: finishing an interrupted write: %w", err)
 	}
 	m := newMigration(store, blocks, log)
-	if version < formatVersion {
-		err = m.run(ctx, version)
-	} else {
+	switch version {
+	case coveredVersion:
+		return nil
+	case formatVersion:
 		err = m.mix(ctx, stamp)
+	default:
+		err = m.run(ctx, version)
 	}
 	if err != nil {
 		return fmt.Errorf("crdt: migrating the store from format %d: %w", version, err)

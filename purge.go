@@ -124,7 +124,7 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 	if err != nil || len(tops)+len(left) == 0 {
 		return 0, err
 	}
-	p.walk.enter, p.walk.merged = p.store.isMerged, true
+	p.walk.enter, p.walk.merged = p.store.isHere, true
 	p.found = make(map[blockID]*foundBlock)
 	if err := p.find(ctx, tops); err != nil {
 		return 0, err

@@ -23,6 +23,7 @@ type rowStore struct {
 	ds.Datastore
 	keys     *keyspace
 	batching ds.Batching // nil: every row is written on its own
+	covers   coverIndex
 }
 
 // A row is one change to the store.

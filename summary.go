@@ -79,16 +79,25 @@ func (s *blockStore) isSummary(raw []byte) (is bool) {
 	return is
 }
 
-// below returns the blocks to read after a block, on the way down: its links, or
-// what a summary sums up and is here.
+// below returns the blocks to read after a block, on the way down: its links, but for
+// those of which a cover is all that is left, or what a summary sums up and is here.
 func (s *blockStore) below(ctx context.Context, b *block) ([]blockID, error) {
-	ids := b.links
-	for _, id := range b.summed {
-		known, err := s.isKnown(ctx, id)
+	var ids []blockID
+	for _, id := range b.links {
+		gone, err := s.marks.isGone(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if known {
+		if !gone {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range b.summed {
+		here, err := s.marks.isHere(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if here {
 			ids = append(ids, id)
 		}
 	}

@@ -6,8 +6,13 @@ import (
 	"fmt"
 )
 
-// formatVersion is the format that this code reads and writes.
-const formatVersion = 2
+// Formats that this code reads and writes. A store becomes one of coveredVersion when it
+// comes to have merged blocks of which only a cover says so: code that knows no covers
+// would merge them again, and bring removed values back.
+const (
+	formatVersion  = 2
+	coveredVersion = 3
+)
 
 // The version row of our stores begins with the format plus 1 and the bit by
 // which a uvarint goes on, and never ends. The old module fails on that. A
@@ -16,6 +21,7 @@ const formatVersion = 2
 const (
 	unended        = 1 << 7
 	ownRow         = "\x83"
+	coveredRow     = "\x84"
 	mixedRow       = "\x83\x80" // rows of an older format are being merged (mixed.go)
 	downgradingRow = "\x83\x81" // the store is on its way to format 1 (downgrade.go)
 )
@@ -35,8 +41,8 @@ func storedVersion(ctx context.Context, store *rowStore) (version uint64, stamp 
 	switch {
 	case n <= 0 || v == 0:
 		return 0, "", fmt.Errorf("crdt: row %s holds no format version: %x", store.keys.version, b)
-	case v > formatVersion+1:
-		return 0, "", fmt.Errorf("%w: it is %d, this code knows up to %d", ErrNewerVersion, v-1, formatVersion)
+	case v > coveredVersion+1, v == coveredVersion+1 && string(b) != coveredRow:
+		return 0, "", fmt.Errorf("%w: its version row is %x, this code knows formats up to %d", ErrNewerVersion, b, coveredVersion)
 	}
 	return v - 1, string(b), nil
 }
@@ -48,4 +54,17 @@ func stampVersion(ctx context.Context, store *rowStore, stamp string) error {
 		return err
 	}
 	return store.Put(ctx, rows[0].key, rows[0].value)
+}
+
+// raiseFormat makes the store one of coveredVersion, if it is not one yet. Call it before
+// a commit after which only a cover says of some block that it has been merged.
+func (c *committer) raiseFormat(ctx context.Context) error {
+	return c.attempt(ctx, nil, func(now *commit) error {
+		stamp := row{key: c.store.keys.version, value: []byte(coveredRow)}
+		raised, err := c.store.holds(ctx, []row{stamp})
+		if !raised {
+			now.rows = append(now.rows, stamp)
+		}
+		return err
+	})
 }

@@ -20,7 +20,7 @@ func TestNewerVersionIsRefused(t *testing.T) {
 func TestNewerVersionIsRefusedAndNothingTouched(t *testing.T) {
 	redo := encodeRedo([]row{{key: testNamespace.ChildString("s/r/k"), value: []byte("whatever it means there")}})
 	for name, o := range map[string]*oldStore{
-		"next format":             writtenStore(t, "old-v1-joined").with("/crdt_version", 0x84),
+		"next format":             writtenStore(t, "old-v1-joined").with("/crdt_version", 0x85),
 		"next format, as uvarint": writtenStore(t, "old-v1-joined").with("/crdt_version", 4),
 		"far future":              writtenStore(t, "old-v1-joined").with("/crdt_version", 0xff, 0x7f),
 		"not closed":              writtenStore(t, "old-v1-joined").with("/crdt_version", 4).with("/bs"),
@@ -67,4 +67,18 @@ func openUntouched(t *testing.T, o *oldStore, plain bool) error {
 		t.Errorf("the store was changed\n%s", diff(after, before))
 	}
 	return err
+}
+
+func TestRaisedFormatStays(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/k", "v")
+	for range 2 {
+		r.must(r.committer.raiseFormat(ctx))
+		r.restart()
+		if stamp := dump(t, r.store)["/crdt/crdt_version"]; stamp != coveredRow {
+			t.Errorf("the version row is %x", stamp)
+		}
+	}
+	r.put("/k", "w")
+	r.holds("of the raised format,", map[string]string{"/k": "w"})
 }

@@ -1,0 +1,168 @@
+package crdt
+
+import (
+	"context"
+	"iter"
+	"slices"
+)
+
+// mergeIDs yields the ids of several sources that are sorted, each with the number of its
+// source. An id that several have comes once for each.
+func mergeIDs(sources []iter.Seq2[coverID, error]) iter.Seq2[sourcedID, error] {
+	return func(yield func(sourcedID, error) bool) {
+		var cursors []*idCursor
+		defer func() {
+			for _, c := range cursors {
+				c.stop()
+			}
+		}()
+		for i, s := range sources {
+			c := &idCursor{at: sourcedID{source: i}}
+			c.next, c.stop = iter.Pull2(s)
+			if cursors = append(cursors, c); !c.advance() && c.err != nil {
+				yield(sourcedID{}, c.err)
+				return
+			}
+		}
+		for {
+			least := leastOf(cursors)
+			if least == nil || !yield(least.at, nil) {
+				return
+			}
+			if !least.advance() && least.err != nil {
+				yield(sourcedID{}, least.err)
+				return
+			}
+		}
+	}
+}
+
+// A sourcedID is an id that has come from one of several sources.
+type sourcedID struct {
+	id     coverID
+	source int
+}
+
+// An idCursor is how far a source has been read.
+type idCursor struct {
+	at   sourcedID
+	ends bool
+	err  error
+	next func() (coverID, error, bool)
+	stop func()
+}
+
+func (c *idCursor) advance() bool {
+	id, err, ok := c.next()
+	c.at.id, c.err, c.ends = id, err, !ok || err != nil
+	return !c.ends
+}
+
+// leastOf returns the cursor that is at the least id. There are few.
+func leastOf(cursors []*idCursor) (least *idCursor) {
+	for _, c := range cursors {
+		if !c.ends && (least == nil || c.at.id.compare(least.at.id) < 0) {
+			least = c
+		}
+	}
+	return least
+}
+
+func (s *blockStore) idsOf(ctx context.Context, segments []segment) []iter.Seq2[coverID, error] {
+	sources := make([]iter.Seq2[coverID, error], len(segments))
+	for i, seg := range segments {
+		sources[i] = s.segmentIDs(ctx, seg)
+	}
+	return sources
+}
+
+// growth is how many times as many ids as the next one a segment has at least.
+const growth = 4
+
+// extendCover makes the segments of a cover that has all that some others have, and n
+// fresh ids, sorted. It keeps what they have in common, but for the last segments, that
+// do not have growth times as many ids as what comes after them: these become one with
+// that. So there are O(log n), and an id is written O(log n) times.
+func (s *blockStore) extendCover(ctx context.Context, to pageSink, bases [][]segment, n uint64, fresh iter.Seq2[coverID, error]) ([]segment, error) {
+	kept, rest := commonSegments(bases)
+	total := coverIDs(rest) + n
+	if total == 0 {
+		return kept, nil
+	}
+	for len(kept) > 0 && kept[len(kept)-1].ids < growth*total {
+		last := kept[len(kept)-1]
+		kept, rest = kept[:len(kept)-1], append(rest, last)
+		total += last.ids
+	}
+	if len(rest) == 1 && n == 0 {
+		return append(kept, rest[0]), nil
+	}
+	sources := s.idsOf(ctx, rest)
+	if n > 0 {
+		sources = append(sources, fresh)
+	}
+	seg, err := s.writeSegment(ctx, to, sources)
+	if err != nil {
+		return nil, err
+	}
+	return append(kept, seg), nil
+}
+
+// commonSegments returns the segments that all covers have, and those that some have.
+func commonSegments(covers [][]segment) (common, rest []segment) {
+	count := make(map[blockID]int)
+	for _, cover := range covers {
+		for _, seg := range cover {
+			if count[seg.root]++; count[seg.root] == 1 {
+				rest = append(rest, seg)
+			}
+		}
+	}
+	for _, seg := range rest {
+		if count[seg.root] == len(covers) {
+			common = append(common, seg)
+		}
+	}
+	rest = slices.DeleteFunc(rest, func(seg segment) bool { return count[seg.root] == len(covers) })
+	return common, rest
+}
+
+// writeSegment writes a segment of the ids in several sources. Those that many have
+// come once.
+func (s *blockStore) writeSegment(ctx context.Context, to pageSink, sources []iter.Seq2[coverID, error]) (segment, error) {
+	b := &segmentBuilder{to: to}
+	var last coverID
+	for at, err := range mergeIDs(sources) {
+		if err == nil && (b.ids == 0 || at.id != last) {
+			last, err = at.id, b.add(ctx, at.id)
+		}
+		if err != nil {
+			return segment{}, err
+		}
+	}
+	return b.finish(ctx)
+}
+
+// sameCover reports whether two covers have the same ids. It reads those segments that
+// one of them has alone.
+func (s *blockStore) sameCover(ctx context.Context, a, b []segment) (bool, error) {
+	_, rest := commonSegments([][]segment{a, b})
+	if coverIDs(a) != coverIDs(b) {
+		return false, nil
+	}
+	ofA := func(source int) bool { return slices.Contains(a, rest[source]) }
+	var last *sourcedID // that the other one must have as well
+	for at, err := range mergeIDs(s.idsOf(ctx, rest)) {
+		switch {
+		case err != nil:
+			return false, err
+		case last == nil:
+			last = &at
+		case at.id != last.id || ofA(at.source) == ofA(last.source):
+			return false, nil
+		default:
+			last = nil
+		}
+	}
+	return last == nil, nil
+}
