@@ -23,7 +23,7 @@ const checkpointField = 100
 // readSnapshot finds out whether a delta is that of a checkpoint. If it has anything
 // else to say, it is like any other, and so it is if the snapshot has no name.
 func (c *deltaContent) readSnapshot() {
-	if ours, ok := c.from.(*pbDelta); ok && !c.summary && ours.IsEmpty() {
+	if ours, ok := c.from.(*pbDelta); ok && ours.GetCheckpoint() != nil && !c.summary && ours.IsEmpty() {
 		c.snapshot = readSnapshotName(ours.GetCheckpoint())
 	}
 }

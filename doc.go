@@ -270,15 +270,15 @@
 //     that returned before it.
 //  5. A Put reads the record of its key and no other version, however often
 //     the key was written before and whatever keys there are below it, but for
-//     a Put that must tombstone losers as well as the winner. A Delete
-//     reads the losers of its key too, and costs one tombstone for each live
+//     a Put that must tombstone losers as well as the winner. A Delete, and a Put where
+//     Options.SupersedingPuts is set, reads the losers of its key too, if there are any, and costs one tombstone for each live
 //     version. Tombstones too many for one block go out in several blocks of
 //     one commit, the losers' in the last ones: readers who come from the top
 //     never see an old value come back.
 //  6. Hooks run once per change, in commit order, after the commit, with no
 //     lock held: they may call the datastore, except Close, Repair and PurgeDAG.
 //     If a removal uncovers another version, DeleteHook is called and then
-//     PutHook. Writes that wait for hooks cannot deadlock them: one that a hook
+//     PutHook; if the same commit adds one that wins, PutHook alone. Writes that wait for hooks cannot deadlock them: one that a hook
 //     makes itself does not wait, and any other for a second at most while no
 //     hook returns.
 //  7. Close runs the hooks that wait and sends what is to be announced, within
@@ -343,9 +343,8 @@
 //   - Blocks are made durable by the DAG service, not by Sync. A head whose
 //     block is lost cannot be served to anyone.
 //   - Nothing is collected. Blocks, also those of writes that failed, their marks
-//     and the losers of overwritten keys stay. A Delete removes a key's losers; a
-//     Batch with a Delete and then a Put of the same key overwrites it without
-//     leaving any.
+//     and the losers of overwritten keys stay. A Delete removes a key's losers, and so
+//     does a Put with Options.SupersedingPuts.
 //   - A refusal is for good: the mark outlives a restart and a change of
 //     options. So replicas must agree on Options.MaxBlockSize, and on
 //     MerkleCRDTOptions.DeltaFactory, before the first delta that needs it.

@@ -36,7 +36,8 @@ type Options struct {
 	PutHook func(k ds.Key, v []byte)
 
 	// DeleteHook is called with every key that stops being visible. When the
-	// removed value uncovers a concurrent one, PutHook is called next.
+	// removed value uncovers a concurrent one, PutHook is called next. When a new
+	// value takes its place in the same commit, PutHook is called alone.
 	DeleteHook func(k ds.Key)
 
 	// NumWorkers scales how much is fetched side by side: up to 32 blocks a
@@ -92,6 +93,34 @@ type Options struct {
 	// kept; for writes that are made here ctx does not end.
 	CheckDelta func(ctx context.Context, head Head, delta Delta) error
 
+	// CheckpointEvery has a checkpoint made of the unnamed DAG once it has grown by
+	// so many blocks since the last one: see Datastore.Checkpoint. Each replica for
+	// which it is set counts, and waits a random while: mostly one of them makes it
+	// for all. It needs the default delta. 0: only when Checkpoint is called.
+	// Default: 0.
+	CheckpointEvery int
+
+	// KeepHistory is how long blocks stay that a checkpoint covers, counted from
+	// when it was made, checked or taken here: then they are removed from the DAG
+	// service, as Compact does at once. Peers of the old module that lack such
+	// blocks cannot get them any more, everyone else takes the checkpoint. 0 keeps
+	// them for ever. Default: 0.
+	KeepHistory time.Duration
+
+	// SupersedingPuts has each Put remove the versions of its key that it replaces,
+	// as a Delete before it would. Without it they stay, each as a row and in every
+	// checkpoint, so that a key which is overwritten for ever takes ever more
+	// room. Put costs a tombstone more for it, some 100 bytes, and the first one of a key
+	// as many as the key has versions. Hooks of replicas of the old module are told of
+	// a deletion first. Replicas need not agree. Default: false.
+	SupersedingPuts bool
+
+	// WalkHistory has this replica merge every block itself, and never take what a
+	// checkpoint says of those below it. It trusts the authors of checkpoints no more than
+	// anyone else, and cannot complete a history whose blocks nobody has kept.
+	// Default: false.
+	WalkHistory bool
+
 	// MaxBlockSize is the size in bytes of the largest block that is written
 	// or accepted; writes that need a larger one fail with ErrTooLarge. The
 	// default suits bitswap, which carries no more. All replicas must agree.
@@ -144,6 +173,8 @@ func (o *Options) validate() error {
 	require(o.DAGSyncerTimeout >= 0, "DAGSyncerTimeout", o.DAGSyncerTimeout, "0 (no limit) or more")
 	require(o.MaxBatchDeltaSize > 0, "MaxBatchDeltaSize", o.MaxBatchDeltaSize, "at least 1 byte")
 	require(o.RepairInterval >= 0, "RepairInterval", o.RepairInterval, "0 (never) or more")
+	require(o.CheckpointEvery >= 0, "CheckpointEvery", o.CheckpointEvery, "a number of blocks, or 0 (only when asked)")
+	require(o.KeepHistory >= 0, "KeepHistory", o.KeepHistory, "0 (for ever) or more")
 	require(o.BroadcastBatchDelay >= 0, "BroadcastBatchDelay", o.BroadcastBatchDelay, "0 (at once) or more")
 	require(o.MaxBlockSize >= minBlockSize, "MaxBlockSize", o.MaxBlockSize, fmt.Sprintf("at least %d bytes, or 0 for the default", minBlockSize))
 	return errors.Join(errs...)

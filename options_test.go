@@ -7,10 +7,10 @@ import (
 )
 
 func TestOptionsAreCheckedAllAtOnce(t *testing.T) {
-	opts := &Options{DAGSyncerTimeout: -1}
+	opts := &Options{DAGSyncerTimeout: -1, CheckpointEvery: -1, KeepHistory: -1}
 	before := *opts
 	_, err := New(newAtomicStore(), testNamespace, newTestNet().node(), nil, opts)
-	for _, name := range []string{"RebroadcastInterval", "NumWorkers", "DAGSyncerTimeout", "MaxBatchDeltaSize"} {
+	for _, name := range []string{"RebroadcastInterval", "NumWorkers", "DAGSyncerTimeout", "MaxBatchDeltaSize", "CheckpointEvery", "KeepHistory"} {
 		if err == nil || !strings.Contains(err.Error(), "Options."+name) {
 			t.Errorf("the error does not name %s: %v", name, err)
 		}

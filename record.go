@@ -16,6 +16,8 @@ type version struct {
 	// keepValue is set for a claim, and where the block may not be here for another
 	// reason: when the version loses, its value is stored with it.
 	keepValue bool
+
+	added bool // in this commit
 }
 
 // beats reports whether v, and not w, is the value of their key: the one of the

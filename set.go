@@ -81,6 +81,7 @@ func (c *setChange) addVersion(ctx context.Context, key string, v version) error
 	if err != nil {
 		return err
 	}
+	v.added = true
 	k.add(v)
 	return nil
 }
@@ -563,13 +564,14 @@ func (k *keyChange) appendRows(rows []row, keys *keyspace) []row {
 	return rows
 }
 
-// event returns what the hooks should be told about the key.
+// event returns what the hooks should be told about the key. One whose value was
+// removed, and has a new one in the same commit, has never been gone.
 func (k *keyChange) event() event {
 	e := event{key: k.key}
 	if k.before != nil && k.win != nil && k.stillWins(k.before) {
 		return e // also when it was removed, and what replaced it is the same
 	}
-	e.deleted = k.before != nil && (k.win == nil || k.removed)
+	e.deleted = k.before != nil && (k.win == nil || k.removed && !k.win.added)
 	if k.win != nil {
 		e.put, e.value = true, k.win.value
 	}

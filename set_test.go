@@ -58,8 +58,14 @@ func TestSetForgetsTombstones(t *testing.T) {
 // A put, a merge and a get cost the same number of reads and writes however
 // often the key was written and whatever keys lie below it.
 func TestWritesCostTheSameForEver(t *testing.T) {
+	for _, supersede := range []bool{false, true} {
+		t.Run(fmt.Sprintf("superseding=%v", supersede), func(t *testing.T) { writesCostTheSameForEver(t, supersede) })
+	}
+}
+
+func writesCostTheSameForEver(t *testing.T, supersede bool) {
 	store := newFaultyStore()
-	r := newTestNet().newReplicaOn(t, store, func(o *Options) { o.RebroadcastInterval = 1 << 40 })
+	r := newTestNet().newReplicaOn(t, store, func(o *Options) { o.RebroadcastInterval, o.SupersedingPuts = 1<<40, supersede })
 	cost := func(f func()) int {
 		before := store.reads.Load() + store.writes.Load()
 		f()

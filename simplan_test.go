@@ -106,6 +106,7 @@ func (s *simulation) options(o *Options) {
 	o.BroadcastBatchDelay = pick(s.rng, 0, 0, s.unit/10)
 	o.RepairInterval = pick(s.rng, 0, time.Second, time.Hour)
 	o.MaxBlockSize = s.blockSize
+	o.SupersedingPuts = pick(s.rng, false, true)
 	s.interval = max(s.interval, o.RebroadcastInterval)
 	s.timeout = max(s.timeout, o.DAGSyncerTimeout)
 }

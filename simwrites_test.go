@@ -142,7 +142,7 @@ func (c *checkedWrite) checkDelta(made []*block) {
 			want[fmt.Sprintf("put %q=%q", ch.key, ch.value)]++
 		}
 		for _, v := range c.r.model.live(ch.key) {
-			if ch.remove || ch.put && v.priority >= maxPriority {
+			if ch.remove || ch.put && (c.r.opts.SupersedingPuts || v.priority >= maxPriority) {
 				want[fmt.Sprintf("remove %q of %s", ch.key, v.id.dsKey())]++
 			}
 		}

@@ -136,7 +136,7 @@ func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged
 	if err != nil {
 		return err
 	}
-	v := version{id: id, priority: e.GetPriority(), value: e.GetValue(), keepValue: true}
+	v := version{id: id, priority: e.GetPriority(), value: e.GetValue(), keepValue: true, added: true}
 	if old == nil || !old.known || v.beats(&old.version) {
 		k.claim(v)
 		c.setClaim(n, claimNow{by: by, put: true})

@@ -26,6 +26,7 @@ type pendingWrite struct {
 type writer struct {
 	committer *committer
 	maxDelta  int
+	supersede bool // Options.SupersedingPuts
 
 	mu    sync.Mutex
 	queue []*pendingWrite
@@ -159,7 +160,8 @@ func (w *writer) commitInTurn(ctx context.Context, group []*pendingWrite) error 
 		return err
 	}
 	budget := w.committer.blocks.elementBudget("", c.heads().width(""))
-	deltas, err := c.compose(ctx, fold(group, budget), min(budget, w.maxDelta))
+	p := &packer{limit: min(budget, w.maxDelta), newDelta: w.committer.blocks.newDelta, priority: c.dag.height(""), supersede: w.supersede}
+	deltas, err := c.compose(ctx, p, fold(group, budget))
 	if err != nil {
 		return err
 	}
@@ -183,10 +185,9 @@ func fold(group []*pendingWrite, budget int) *changes {
 	return all
 }
 
-// compose makes the deltas of local changes, each of no more than limit bytes
-// where it can be, the first to be published first. Mostly it is one.
-func (c *commit) compose(ctx context.Context, all *changes, limit int) ([]Delta, error) {
-	p := &packer{limit: limit, priority: c.dag.height(""), newDelta: c.committer.blocks.newDelta}
+// compose makes the deltas of local changes, the first to be published first. Mostly
+// it is one.
+func (c *commit) compose(ctx context.Context, p *packer, all *changes) ([]Delta, error) {
 	if err := c.set.loadAhead(ctx, all.keys()); err != nil {
 		return nil, err
 	}
@@ -214,44 +215,70 @@ func (c *commit) prepare(ctx context.Context, p *packer, ch *change) (losers []*
 	if err != nil {
 		return nil, err
 	}
-	remove, least := ch.remove, uint64(0)
-	if ch.put && k.win != nil {
-		// A write must win over what it replaces, even if that came from
-		// another DAG or claims a height beyond all others.
-		if !remove && k.win.priority >= maxPriority {
-			remove, least = true, maxPriority
-		}
-		p.priority = max(p.priority, k.nextPriority())
-	}
-	if ch.put {
-		p.element(&pb.Element{Key: ch.key, Value: ch.value})
-	}
-	if !remove || k.win == nil {
-		return nil, nil
-	}
-	ids, err := c.set.live(ctx, ch.key, least)
+	removed, err := c.versionsToRemove(ctx, k, ch, p.supersede)
 	if err != nil {
 		return nil, err
 	}
-	tombstones := tombstonesFor(ch.key, ids)
-	last := len(tombstones) - 1
-	p.tombstone(tombstones[last])
-	return tombstones[:last], nil
+	var winner []*pb.Element
+	if last := len(removed) - 1; last >= 0 {
+		losers, winner = removed[:last], removed[last:]
+	}
+	if ch.put {
+		p.priority = max(p.priority, k.nextPriority())
+		p.replace(winner, &pb.Element{Key: ch.key, Value: ch.value})
+		return losers, nil
+	}
+	for _, t := range winner {
+		p.tombstone(t)
+	}
+	return losers, nil
+}
+
+// versionsToRemove returns the tombstones that a change needs: those of the losers,
+// and then the winner's.
+func (c *commit) versionsToRemove(ctx context.Context, k *keyChange, ch *change, supersede bool) ([]*pb.Element, error) {
+	least := uint64(0)
+	switch {
+	case k.win == nil:
+		return nil, nil
+	case ch.remove || supersede:
+	case k.win.priority < maxPriority:
+		return nil, nil
+	default:
+		// A write must win over what it replaces, even if that came from another DAG
+		// or claims a height beyond all others.
+		least = maxPriority
+	}
+	ids, err := c.set.live(ctx, ch.key, least)
+	return tombstonesFor(ch.key, ids), err
 }
 
 // A packer spreads elements and tombstones over as many deltas as it takes.
 type packer struct {
-	limit    int
-	newDelta func() Delta
-	priority uint64 // of the first delta
-	full     []*pb.Delta
-	now      *pb.Delta
-	size     int
+	limit     int // of each delta, where it can be kept
+	newDelta  func() Delta
+	priority  uint64 // of the first delta
+	supersede bool   // Puts remove what they replace
+	full      []*pb.Delta
+	now       *pb.Delta
+	size      int
 }
 
-func (p *packer) element(e *pb.Element) {
-	p.makeRoom(elementSize(e.GetKey(), e.GetValue()))
-	p.now.Elements = append(p.now.Elements, e)
+// replace packs a new value, and the tombstone of the winner in whose place it comes, if
+// that is to go. If they fit one delta they are in the same, so that a reader of any does
+// not see the key gone.
+func (p *packer) replace(winner []*pb.Element, by *pb.Element) {
+	size := elementSize(by.GetKey(), by.GetValue())
+	if both := size + len(winner)*tombstoneSize(by.GetKey()); both <= p.limit {
+		p.makeRoom(both)
+		p.now.Tombstones = append(p.now.Tombstones, winner...)
+	} else {
+		for _, t := range winner {
+			p.tombstone(t)
+		}
+		p.makeRoom(size)
+	}
+	p.now.Elements = append(p.now.Elements, by)
 }
 
 func (p *packer) tombstone(e *pb.Element) {
