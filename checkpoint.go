@@ -40,6 +40,9 @@ func readSnapshotName(m *pb.Checkpoint) *snapshotName {
 	return &snapshotName{versions.id, cover.id, m.GetEntries(), m.GetBytes(), m.GetBlocks()}
 }
 
+// tree is that of the versions and the open tombstones.
+func (n *snapshotName) tree() treeRoot { return treeRoot{n.versions, n.entries, n.bytes} }
+
 // message is what readSnapshotName reads.
 func (n *snapshotName) message() *pb.Checkpoint {
 	return &pb.Checkpoint{Versions: n.versions.Cid().Bytes(), Cover: n.cover.Cid().Bytes(), Entries: n.entries, Bytes: n.bytes, Blocks: n.blocks}

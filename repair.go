@@ -34,7 +34,8 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 }
 
 // Repair reads every block below the heads and merges those that have not
-// been, or refuses those that break a rule, and leaves alone what lies below these.
+// been, or refuses those that break a rule, and leaves alone what lies below these, or
+// below a checkpoint whose snapshot is held.
 // It keeps the CIDs of all blocks in memory while it runs. When all is well it
 // marks the datastore clean; when blocks are unavailable, it returns an error and
 // leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG
@@ -151,16 +152,11 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	defer r.releaseAlone()
 	marked := r.marks()
-	found, low, errs := r.findMissed(ctx)
+	found, errs := r.findMissed(ctx)
 	// Children first: then each block is complete when it comes.
 	slices.SortFunc(found, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
 	for _, m := range found {
 		if err := r.mergeMissed(ctx, m); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, m := range low {
-		if err := r.takeFromHeads(ctx, m); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -182,20 +178,26 @@ type missed struct {
 	above  []blockID // merged blocks that link to it
 }
 
-// findMissed returns the missed blocks below the heads, and those blocks of the frontier
-// that others below the heads link to: these were missed, and then a peer announced them.
-func (r *repairer) findMissed(ctx context.Context) (found, low []*missed, errs []error) {
-	heads, pendingHeads := r.committer.frontier.tips()
+// findMissed returns the missed blocks below the heads.
+func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []error) {
+	heads, _ := r.committer.frontier.tips()
 	stages, err := r.known(ctx)
 	if err != nil {
-		return nil, nil, []error{err}
+		return nil, []error{err}
 	}
 	t, above := &traversal{stages: stages, judged: true}, make(map[blockID][]blockID)
+	t.enter = func(ctx context.Context, id blockID) (bool, error) {
+		covered, err := r.store.covered(ctx, id)
+		if covered {
+			t.stages[id] |= known | begun
+		}
+		return !covered, err
+	}
 	err = r.blocks.traverse(ctx, heads.ids(), t, func(id blockID, b *block, err error) error {
 		switch {
 		case err == nil && b.delta == nil: // known
 			for _, link := range b.links {
-				if t.stages[link]&known == 0 || heads.has(link) || pendingHeads.has(link) {
+				if t.stages[link]&known == 0 {
 					above[link] = append(above[link], id)
 				}
 			}
@@ -216,26 +218,13 @@ func (r *repairer) findMissed(ctx context.Context) (found, low []*missed, errs [
 	for _, m := range found {
 		m.above = above[m.link.id]
 	}
-	for _, id := range slices.Concat(heads.ids(), pendingHeads.ids()) {
-		if len(above[id]) > 0 {
-			low = append(low, &missed{link: link{id: id}, above: above[id]})
-		}
-	}
-	return found, low, errs
-}
-
-// takeFromHeads keeps a block from being a head if one of its DAG is above it.
-func (r *repairer) takeFromHeads(ctx context.Context, m *missed) error {
-	b, err := r.blocks.getMerged(ctx, m.link.id)
-	if err != nil || !r.isBelowItsDAG(ctx, m, b.delta.dagName) {
-		return err
-	}
-	return r.committer.do(ctx, func(c *commit) error { return c.dag.takeFromHeads(ctx, b.id) })
+	return found, errs
 }
 
 // known returns the blocks that have been merged or refused. To read all marks
 // takes less time than to look up one after the other. Nobody needs what lies below a
-// refused block, and it may be nowhere, so none of these is read.
+// refused block, and it may be nowhere, so none of these is read. What covers have is
+// not among them.
 func (r *repairer) known(ctx context.Context) (map[blockID]stage, error) {
 	ids := make(map[blockID]stage)
 	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, false) {
@@ -264,7 +253,7 @@ func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
 	switch {
 	case err == nil:
 		b.neverHead, b.queued = r.isBelowItsDAG(ctx, m, b.delta.dagName), true
-		return r.committer.do(ctx, func(c *commit) error { return c.mergeMissed(ctx, b) })
+		return r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
 	case !isFinal(err):
 		return err
 	}
@@ -273,14 +262,6 @@ func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
 		_, err := c.refuse(ctx, &block{id: m.link.id, queued: true})
 		return err
 	})
-}
-
-// mergeMissed merges a missed block, unless it has come from elsewhere meanwhile.
-func (c *commit) mergeMissed(ctx context.Context, b *block) error {
-	if err := c.merge(ctx, b); err != nil || !b.neverHead {
-		return err
-	}
-	return c.dag.takeFromHeads(ctx, b.id)
 }
 
 // isBelowItsDAG reports whether a block of the same DAG has been merged above a missed

@@ -123,8 +123,8 @@ func (c *committer) recall(ctx context.Context) {
 	tops, _ := c.frontier.tips()
 	heads := tops.ids()
 	for _, id := range heads[:min(len(heads), maxRecall)] {
-		b, err := c.blocks.fetchBlock(ctx, link{id: id})
-		for err == nil && b != nil && !seen[b.id] && len(seen) < maxRecall {
+		b := c.recallBlock(ctx, link{id: id})
+		for b != nil && !seen[b.id] && len(seen) < maxRecall {
 			seen[b.id] = true
 			found.note(b.delta.dagName, b.delta.priority, b.id)
 			b = c.recallBelow(ctx, found, b)
@@ -135,10 +135,30 @@ func (c *committer) recall(ctx context.Context) {
 	}
 	defer c.release()
 	for slot, t := range found {
-		if here, err := c.store.Has(ctx, c.store.keys.block(t.id)); here && err == nil { // not purged meanwhile
+		here, err := c.store.isHere(ctx, t.id) // or it has been purged meanwhile
+		if err == nil && here && !c.isCovered(ctx, t.id) {
 			c.skips.note(slot.dagName, t.height, t.id)
 		}
 	}
+}
+
+// isCovered reports whether a cover has a block, as far as that can be found out:
+// newcomers are not led below checkpoints.
+func (c *committer) isCovered(ctx context.Context, id blockID) bool {
+	covered, err := c.store.covered(ctx, id)
+	return covered || err != nil
+}
+
+// recallBlock reads a block, unless that fails or a cover has it.
+func (c *committer) recallBlock(ctx context.Context, l link) *block {
+	if c.isCovered(ctx, l.id) {
+		return nil
+	}
+	b, err := c.blocks.fetchBlock(ctx, l)
+	if err != nil {
+		return nil
+	}
+	return b
 }
 
 // recallBelow notes the heads that a block was built on, one of which ends a
@@ -149,8 +169,8 @@ func (c *committer) recall(ctx context.Context) {
 func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (next *block) {
 	heads := b.links[:len(b.links)-b.skips]
 	for _, id := range heads[:min(len(heads), maxSkips)] {
-		child, err := c.blocks.fetchBlock(ctx, b.linkTo(id))
-		if err != nil {
+		child := c.recallBlock(ctx, b.linkTo(id))
+		if child == nil {
 			continue
 		}
 		found.note(child.delta.dagName, child.delta.priority, id)
@@ -162,7 +182,7 @@ func (c *committer) recallBelow(ctx context.Context, found skips, b *block) (nex
 		return nil
 	}
 	if b.skips > 0 && b.delta.priority%2 == 0 {
-		if to, err := c.blocks.fetchBlock(ctx, b.linkTo(b.links[len(b.links)-1])); err == nil {
+		if to := c.recallBlock(ctx, b.linkTo(b.links[len(b.links)-1])); to != nil {
 			return to
 		}
 	}
