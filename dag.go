@@ -351,6 +351,20 @@ func (c *dagChange) keepFromHeads(id blockID, m *mark) {
 	c.setMark(id, &kept)
 }
 
+// takeFromHeads is for a block that was taken for a head, or for one to be.
+func (c *dagChange) takeFromHeads(ctx context.Context, id blockID) error {
+	c.heads.remove(id)
+	if !c.pendingHeads.now.has(id) {
+		return nil
+	}
+	c.pendingHeads.remove(id)
+	m, err := c.stored(ctx, id)
+	if err == nil {
+		c.keepFromHeads(id, m)
+	}
+	return err
+}
+
 // refuse marks a block that will never be merged.
 func (c *dagChange) refuse(ctx context.Context, b *block) error {
 	c.settle(b.id, &mark{state: refused})

@@ -35,6 +35,8 @@ func (h Head) String() string {
 // tips are blocks at the top of something: heads or pending heads.
 type tips map[blockID]HeadValue
 
+func (t tips) has(id blockID) bool { _, ok := t[id]; return ok }
+
 // maxHeight returns the greatest height among the tips of a DAG.
 func (t tips) maxHeight(dagName string) (height uint64) {
 	for _, v := range t {

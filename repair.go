@@ -152,11 +152,16 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	defer r.releaseAlone()
 	marked := r.marks()
-	found, errs := r.findMissed(ctx)
+	found, low, errs := r.findMissed(ctx)
 	// Children first: then each block is complete when it comes.
 	slices.SortFunc(found, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
 	for _, m := range found {
 		if err := r.mergeMissed(ctx, m); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, m := range low {
+		if err := r.takeFromHeads(ctx, m); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -178,12 +183,13 @@ type missed struct {
 	above  []blockID // merged blocks that link to it
 }
 
-// findMissed returns the missed blocks below the heads.
-func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []error) {
-	heads, _ := r.committer.frontier.tips()
+// findMissed returns the missed blocks below the heads, and those blocks of the frontier
+// that others below the heads link to: these were missed, and then a peer announced them.
+func (r *repairer) findMissed(ctx context.Context) (found, low []*missed, errs []error) {
+	heads, pendingHeads := r.committer.frontier.tips()
 	stages, err := r.known(ctx)
 	if err != nil {
-		return nil, []error{err}
+		return nil, nil, []error{err}
 	}
 	t, above := &traversal{stages: stages, judged: true}, make(map[blockID][]blockID)
 	t.enter = func(ctx context.Context, id blockID) (bool, error) {
@@ -197,7 +203,7 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 		switch {
 		case err == nil && b.delta == nil: // known
 			for _, link := range b.links {
-				if t.stages[link]&known == 0 {
+				if t.stages[link]&known == 0 || heads.has(link) || pendingHeads.has(link) {
 					above[link] = append(above[link], id)
 				}
 			}
@@ -218,7 +224,21 @@ func (r *repairer) findMissed(ctx context.Context) (found []*missed, errs []erro
 	for _, m := range found {
 		m.above = above[m.link.id]
 	}
-	return found, errs
+	for _, id := range slices.Concat(heads.ids(), pendingHeads.ids()) {
+		if len(above[id]) > 0 {
+			low = append(low, &missed{link: link{id: id}, above: above[id]})
+		}
+	}
+	return found, low, errs
+}
+
+// takeFromHeads keeps a block from being a head if one of its DAG is above it.
+func (r *repairer) takeFromHeads(ctx context.Context, m *missed) error {
+	b, err := r.blocks.getMerged(ctx, m.link.id)
+	if err != nil || !r.isBelowItsDAG(ctx, m, b.delta.dagName) {
+		return err
+	}
+	return r.committer.do(ctx, func(c *commit) error { return c.dag.takeFromHeads(ctx, b.id) })
 }
 
 // known returns the blocks that have been merged or refused. To read all marks
@@ -253,7 +273,7 @@ func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
 	switch {
 	case err == nil:
 		b.neverHead, b.queued = r.isBelowItsDAG(ctx, m, b.delta.dagName), true
-		return r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) })
+		return r.committer.do(ctx, func(c *commit) error { return c.mergeMissed(ctx, b) })
 	case !isFinal(err):
 		return err
 	}
@@ -262,6 +282,14 @@ func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
 		_, err := c.refuse(ctx, &block{id: m.link.id, queued: true})
 		return err
 	})
+}
+
+// mergeMissed merges a missed block, unless it has come from elsewhere meanwhile.
+func (c *commit) mergeMissed(ctx context.Context, b *block) error {
+	if err := c.merge(ctx, b); err != nil || !b.neverHead {
+		return err
+	}
+	return c.dag.takeFromHeads(ctx, b.id)
 }
 
 // isBelowItsDAG reports whether a block of the same DAG has been merged above a missed

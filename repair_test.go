@@ -170,6 +170,30 @@ func TestRepairMakesHeadsOfOtherDAGs(t *testing.T) {
 	}
 }
 
+// A gap below a head that was taken to be complete may be filled by an announcement.
+// Nobody can tell then that the block is no head; a repair does.
+func TestRepairTakesAwayHeadsBelowOthers(t *testing.T) {
+	net := newTestNet()
+	r, peer := net.newReplica(t), net.node()
+	r.put("/k", "below")
+	below := r.head()
+	r.put("/k", "above")
+	want := r.InternalStats(ctx).Heads
+	id, err := blockIDOf(below)
+	r.must(err)
+	r.must(r.Close())
+	r.must(r.store.Delete(ctx, r.Datastore.store.keys.block(id)))
+	r.open()
+	r.must(peer.Broadcast(ctx, announcement(below)))
+	r.awaitMerged(below)
+	waitFor(t, "the head too many", func() bool { return len(r.InternalStats(ctx).Heads) == 2 })
+	r.MarkDirty(ctx)
+	r.must(r.Repair(ctx))
+	if got := r.InternalStats(ctx).Heads; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("heads after the repair: %v, want %v", got, want)
+	}
+}
+
 func TestRepairFetchesMissingChildren(t *testing.T) {
 	net := newTestNet()
 	a := net.newReplica(t)
