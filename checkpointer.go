@@ -23,6 +23,9 @@ type checkpointer struct {
 
 	alone chan struct{} // holds one token; whoever takes it has a job
 
+	// Owned by the goroutine:
+	finished bool // what the last run has not removed is gone
+
 	mu         sync.Mutex
 	current    *checkpointJob // of the holder of alone
 	purging    *string        // the DAG of a purge that has the token or waits for it
@@ -57,11 +60,16 @@ func (c *checkpointer) begin(ctx context.Context, dagName string) (_ context.Con
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c.setCurrent(&checkpointJob{dagName, cancel})
-	return ctx, func() {
+	end = func() {
 		c.setCurrent(nil)
 		cancel(nil)
 		c.alone <- struct{}{}
-	}, nil
+	}
+	if err := c.finishDrop(ctx); err != nil { // or it would remove pages that are made now
+		end()
+		return ctx, nil, err
+	}
+	return ctx, end, nil
 }
 
 func (c *checkpointer) setCurrent(j *checkpointJob) {
@@ -138,7 +146,7 @@ func (c *checkpointer) takeRing() bool {
 // workOff does what there is to do, what is more urgent first. After an error it is
 // tried again after a while.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){}
+	jobs := []func(context.Context) (did bool, err error){c.finishDrops}
 	for i := 0; i < len(jobs); i++ {
 		did, err := jobs[i](c.ctx)
 		switch {

@@ -1,0 +1,316 @@
+package crdt
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A Compaction says what a call of Compact has dropped.
+type Compaction struct {
+	Blocks int   // removed from the DAG service
+	Rows   int   // removed from the store
+	Bytes  int64 // of the blocks, and of what older checkpoints had in the DAG service
+}
+
+// Compact drops the history that checkpoints of the unnamed DAG cover, as far as this
+// replica holds any: it removes the blocks below them from the DAG service, and what
+// the store has for each. Values that stand in these blocks alone are kept in the
+// store. What older checkpoints had in the DAG service goes as well. No pair changes.
+// Without a checkpoint it does nothing: see [Datastore.Checkpoint].
+//
+// Once no replica has the blocks any more, peers that lack them take a checkpoint in
+// their place. Those that cannot, because they run the old module or set
+// Options.WalkHistory, do not catch up any more.
+//
+// It may run beside reads and writes, for as long as it takes. When it is cut off, what
+// has been dropped is counted, and a further call goes on. A block that cannot be read
+// stays, and is told of in the error once all others are gone. It must not be called by
+// a hook.
+func (d *Datastore) Compact(ctx context.Context) (Compaction, error) { return d.compact(ctx, "") }
+
+// CompactDAG does what Compact does for the DAG of a name.
+func (m *MerkleCRDT) CompactDAG(ctx context.Context, dagName string) (Compaction, error) {
+	return m.compact(ctx, dagName)
+}
+
+func (d *Datastore) compact(ctx context.Context, dagName string) (Compaction, error) {
+	ctx, end, err := d.begin(ctx)
+	if err != nil {
+		return Compaction{}, err
+	}
+	defer end()
+	if err := checkDAGName(dagName); err != nil {
+		return Compaction{}, err
+	}
+	ctx, done, err := d.checkpointer.begin(ctx, dagName)
+	if err != nil {
+		return Compaction{}, err
+	}
+	defer done()
+	dropped, unread, err := d.checkpointer.drop(ctx, dagName, time.Now())
+	return dropped, cmp.Or(err, unread)
+}
+
+// A drop removes the blocks below some checkpoints, a portion at a time. Whoever is
+// killed amid one goes on where it was, and loses nothing:
+//
+//  1. One commit, or several, keeps the values of live versions that stand in the
+//     blocks. The last one names the blocks in the row /w/dropping.
+//  2. The store is synced: a power cut must not undo this, when the blocks are gone.
+//  3. The blocks are removed from the DAG service. A further time does no harm.
+//  4. One commit removes their marks, which the cover stands for, and that row.
+//
+// The marks come last because only they have the whole ids of the blocks.
+//
+// A version that is not live will not be live again: whoever finds that need not look
+// once more.
+type drop struct {
+	*checkpointer
+	done   Compaction
+	unread error // of the first block that could not be read
+
+	// The next portion:
+	ids    []blockID
+	size   int64       // of the blocks
+	values []versionOf // that may still have to be kept
+	bytes  int         // in values
+}
+
+// A versionOf is a version with its key.
+type versionOf struct {
+	key string
+	version
+}
+
+// What one commit of a drop looks at: writes wait for it.
+const (
+	maxKeptVersions = 512
+	maxKeptBytes    = 1 << 20
+)
+
+// drop drops what those checkpoints of a DAG cover that were held at some time.
+func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
+	d := &drop{checkpointer: c}
+	if below := segmentsOf(c.committer.frontier.checkpoints().heldAt(dagName, at)); len(below) > 0 {
+		if err := d.dropBlocks(ctx, below); err != nil {
+			return d.done, d.unread, err
+		}
+		if err := d.supersede(ctx, below); err != nil {
+			return d.done, d.unread, err
+		}
+	}
+	released, err := c.release(ctx)
+	d.done.add(released)
+	return d.done, d.unread, err
+}
+
+// heldAt returns the checkpoints of a DAG that were held at some time.
+func (all checkpoints) heldAt(dagName string, at time.Time) (held []*checkpoint) {
+	for _, cp := range all {
+		if cp.tip.DAGName == dagName && cp.canDropBelow() && !cp.since.After(at) {
+			held = append(held, cp)
+		}
+	}
+	return held
+}
+
+// canDropBelow reports whether what a checkpoint covers may be dropped: not if it may be
+// wrong.
+func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld && !cp.disputed }
+
+// segmentsOf returns the segments of some checkpoints, each once.
+func segmentsOf(some []*checkpoint) (segments []segment) {
+	for _, cp := range some {
+		for _, seg := range cp.segments {
+			if !slices.Contains(segments, seg) {
+				segments = append(segments, seg)
+			}
+		}
+	}
+	return segments
+}
+
+// dropBlocks drops the blocks that have a row and are in some segments.
+func (d *drop) dropBlocks(ctx context.Context, below []segment) error {
+	for e, err := range d.store.rowsOf(ctx, d.store.keys.blocks, 1, false) {
+		if err != nil {
+			return err
+		}
+		_, id, ok := splitID(e.Key)
+		if !ok || len(e.Value) > 0 { // not complete
+			continue
+		}
+		in, err := d.store.inSegments(ctx, below, id)
+		if err == nil && in {
+			err = d.add(ctx, id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return d.remove(ctx)
+}
+
+// add adds a block to the portion, and drops that once it is large enough.
+func (d *drop) add(ctx context.Context, id blockID) error {
+	b, err := d.blocks.getMerged(ctx, id)
+	if err != nil {
+		d.unread = cmp.Or(d.unread, fmt.Errorf("crdt: a block cannot be dropped: %w", err))
+		return ctx.Err()
+	}
+	for key, l := range b.versions() {
+		d.values = append(d.values, versionOf{key, l.version})
+		if d.bytes += len(l.value); len(d.values) < maxKeptVersions && d.bytes < maxKeptBytes {
+			continue
+		}
+		if err := d.keep(ctx, nil); err != nil {
+			return err
+		}
+	}
+	d.ids, d.size = append(d.ids, id), d.size+int64(len(b.raw))
+	if len(d.ids) < maxGroupBlocks {
+		return nil
+	}
+	return d.remove(ctx)
+}
+
+// keep has the store keep the values of the portion, and does what else there is to do
+// in the last commit.
+func (d *drop) keep(ctx context.Context, last func(*commit)) error {
+	keys := make([]string, len(d.values))
+	for i, v := range d.values {
+		keys[i] = v.key
+	}
+	err := d.committer.do(ctx, func(c *commit) error {
+		if err := c.set.loadAhead(ctx, keys); err != nil {
+			return err
+		}
+		for _, v := range d.values {
+			if err := c.set.keepValue(ctx, v); err != nil {
+				return err
+			}
+		}
+		if last != nil {
+			last(c)
+		}
+		return nil
+	})
+	if err == nil {
+		d.values, d.bytes = d.values[:0], 0
+	}
+	return err
+}
+
+// keepValue stores the value of a version, if it is live, for the case that it loses:
+// its block will not be here.
+func (c *setChange) keepValue(ctx context.Context, v versionOf) error {
+	k, err := c.load(ctx, v.key)
+	if err != nil {
+		return err
+	}
+	l, err := c.find(ctx, k, v.id)
+	if err != nil || l == nil || l.keepValue {
+		return err
+	}
+	v.keepValue = true
+	if k.wonBy(v.id) {
+		k.win = &v.version
+	} else {
+		k.setLoser(v.id, &loser{version: v.version, known: true})
+	}
+	return nil
+}
+
+// remove drops the portion.
+func (d *drop) remove(ctx context.Context) error {
+	if len(d.ids) == 0 {
+		return nil
+	}
+	if err := d.committer.raiseFormat(ctx); err != nil {
+		return err
+	}
+	err := d.keep(ctx, func(c *commit) {
+		ids := slices.DeleteFunc(slices.Clone(d.ids), c.dag.isTip)
+		c.rows = append(c.rows, row{key: d.store.keys.dropping, value: encodeIDs(ids)})
+	})
+	if err == nil {
+		err = d.store.Sync(ctx, d.store.keys.namespace)
+	}
+	if err != nil {
+		return err
+	}
+	done, err := d.finishBlocks(ctx)
+	if d.done.add(done); err != nil {
+		return err
+	}
+	d.done.Bytes += d.size
+	d.ids, d.size = d.ids[:0], 0
+	return nil
+}
+
+// isTip reports whether a block is a head, or is to be one. None of these is covered,
+// unless somebody has put it there by hand.
+func (c *dagChange) isTip(id blockID) bool {
+	_, head := c.heads.now[id]
+	_, pending := c.pendingHeads.now[id]
+	return head || pending
+}
+
+func (c *Compaction) add(o Compaction) {
+	c.Blocks, c.Rows, c.Bytes = c.Blocks+o.Blocks, c.Rows+o.Rows, c.Bytes+o.Bytes
+}
+
+// finishDrop removes what a drop has named and not removed, which was cut off.
+func (c *checkpointer) finishDrop(ctx context.Context) error {
+	_, err := c.finishBlocks(ctx)
+	if err == nil {
+		err = c.finishPages(ctx)
+	}
+	return err
+}
+
+// finishBlocks removes the blocks that the row /w/dropping names, and then their marks.
+func (c *checkpointer) finishBlocks(ctx context.Context) (done Compaction, err error) {
+	key := c.store.keys.dropping
+	value, found, err := c.store.getRow(ctx, key)
+	if err != nil || !found {
+		return done, err
+	}
+	ids, ok := decodeIDs(value)
+	if !ok {
+		return done, fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", key, len(value))
+	}
+	for _, id := range ids {
+		if err := c.blocks.remove(ctx, id); err != nil {
+			return done, fmt.Errorf("crdt: dropping block %s: %w", id.Cid(), err)
+		}
+		done.Blocks++
+	}
+	err = c.committer.do(ctx, func(now *commit) error {
+		for _, id := range ids {
+			now.rows = append(now.rows, row{key: c.store.keys.block(id), remove: true})
+		}
+		now.rows = append(now.rows, row{key: key, remove: true})
+		return nil
+	})
+	if err == nil {
+		done.Rows = len(ids)
+	}
+	return done, err
+}
+
+// finishDrops goes on with a drop that was cut off by the end of the last run.
+func (c *checkpointer) finishDrops(ctx context.Context) (did bool, err error) {
+	if c.finished {
+		return false, nil
+	}
+	_, end, err := c.begin(ctx, "") // which does it
+	if err == nil {
+		end()
+	}
+	c.finished = err == nil
+	return false, err
+}

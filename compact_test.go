@@ -1,0 +1,219 @@
+package crdt
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	cid "github.com/ipfs/go-cid"
+	ds "github.com/ipfs/go-datastore"
+)
+
+func (r *replica) compact() Compaction {
+	r.t.Helper()
+	done, err := r.Compact(ctx)
+	r.must(err)
+	return done
+}
+
+// heldPages returns what the held checkpoints of a replica have in its DAG service.
+func (r *replica) heldPages() map[cid.Cid]bool {
+	r.t.Helper()
+	pages := make(map[cid.Cid]bool)
+	for _, cp := range r.frontier.checkpoints() {
+		if cp.state.held() {
+			r.must(r.checkpointer.eachPage(ctx, cp, func(n pageName) { pages[n.Cid()] = true }))
+		}
+	}
+	return pages
+}
+
+// checkDropped checks that a replica has just these blocks, and the pages of what it
+// holds.
+func (r *replica) checkDropped(blocks ...cid.Cid) {
+	r.t.Helper()
+	want := r.heldPages()
+	for _, c := range blocks {
+		want[c] = true
+	}
+	r.node.net.mu.Lock()
+	defer r.node.net.mu.Unlock()
+	for c := range r.node.blocks {
+		if !want[c] {
+			r.t.Errorf("%s is left", c)
+		}
+		delete(want, c)
+	}
+	for c := range want {
+		r.t.Errorf("%s is gone", c)
+	}
+}
+
+// overwrite writes some keys over and over, and deletes one now and then.
+func (r *replica) overwrite(from, to int) {
+	for i := from; i < to; i++ {
+		r.put(fmt.Sprint("/", i%5), fmt.Sprint(i))
+		if i%7 == 0 {
+			r.del(fmt.Sprint("/", i%5))
+		}
+	}
+}
+
+func TestCompactWithoutACheckpoint(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.overwrite(0, 10)
+	blocks := len(r.node.blocks)
+	if done := r.compact(); done != (Compaction{}) || len(r.node.blocks) != blocks {
+		t.Errorf("dropped %+v, and %d of %d blocks are left", done, len(r.node.blocks), blocks)
+	}
+}
+
+func TestCompactDropsWhatIsCovered(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.overwrite(0, 2*maxGroupBlocks)
+	covered, size := len(r.node.blocks), int64(0)
+	for _, raw := range r.node.blocks {
+		size += int64(len(raw))
+	}
+	c := r.holdByHand("")
+	r.put("/new", "v")
+	want := r.pairs()
+	if done := r.compact(); done != (Compaction{Blocks: covered, Rows: covered, Bytes: size}) {
+		t.Errorf("dropped %+v, want %d blocks of %d bytes", done, covered, size)
+	}
+	if done := r.compact(); done != (Compaction{}) {
+		t.Errorf("dropped %+v once more", done)
+	}
+	r.checkDropped(c.Cid, r.head())
+	if rows := r.rowsUnder("/b"); len(rows) != 2 {
+		t.Errorf("%d marks are left", len(rows))
+	}
+	r.restart()
+	if got := r.pairs(); !maps.Equal(got, want) {
+		t.Errorf("has %v, want %v", got, want)
+	}
+	r.overwrite(0, 20)
+}
+
+// Of two checkpoints, one below the other, the lower goes. Two side by side stay.
+func TestCompactReleasesOlderCheckpoints(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	r.overwrite(0, 20)
+	r.holdByHand("")
+	r.overwrite(20, 30)
+	top := r.holdByHand("")
+	r.compact()
+	r.checkDropped(top.Cid)
+	if n := len(r.frontier.checkpoints()); n != 1 {
+		t.Errorf("%d checkpoints are known", n)
+	}
+	if rows := r.rowsUnder("/w"); len(rows) == 0 {
+		t.Error("nothing is known of the checkpoint")
+	}
+}
+
+// What a Delete uncovers may have stood in a block that is gone.
+func TestKeptValuesAreUncovered(t *testing.T) {
+	net := newTestNet()
+	a, b := net.newReplica(t), net.newReplica(t)
+	net.split(0, 1)
+	a.put("/k", "loser")
+	b.put("/other", "v")
+	b.put("/k", "winner")
+	b.put("/k", "middle") // a loser once it is overwritten
+	b.put("/k", "winner")
+	net.heal()
+	converge(t, a, b)
+	a.holdByHand("")
+	want := len(a.node.blocks)
+	if done := a.compact(); done.Blocks < 5 {
+		t.Errorf("dropped %+v of %d", done, want)
+	}
+	for _, left := range []string{"winner", "middle", "winner", "loser"} {
+		if got := a.get("/k"); got != left {
+			t.Fatalf("Get: %q, want %q", got, left)
+		}
+		a.removeWinner("/k")
+	}
+	if got := a.get("/k"); got != "(none)" {
+		t.Errorf("Get: %q after all versions were removed", got)
+	}
+}
+
+// removeWinner publishes a tombstone of the winner alone.
+func (r *replica) removeWinner(key string) {
+	r.t.Helper()
+	k, err := r.Datastore.store.loadKey(ctx, key)
+	r.must(err)
+	d := newPBDelta()
+	d.SetTombstones(tombstonesFor(key, []blockID{k.win.id}))
+	_, err = r.Publish(ctx, d)
+	r.must(err)
+}
+
+// A block that cannot be read stays, and keeps no other from being dropped.
+func TestCompactPassesOverALostBlock(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/a", "1")
+	lost := r.head()
+	r.put("/b", "2")
+	r.put("/c", "3")
+	c := r.holdByHand("")
+	raw := r.node.blocks[lost]
+	r.reopenWith(localDAG{r.node}, nil)
+	r.must(r.node.Remove(ctx, lost))
+	if done, err := r.Compact(ctx); done.Blocks != 2 || err == nil {
+		t.Errorf("Compact: %+v, %v", done, err)
+	}
+	r.must(r.node.addRaw(lost, raw))
+	if done := r.compact(); done.Blocks != 1 {
+		t.Errorf("Compact once more: %+v", done)
+	}
+	r.checkDropped(c.Cid)
+}
+
+// Wherever a replica dies amid Compact, the next run goes on, and nothing is lost.
+func TestCompactThatWasCutOff(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		for at := range 60 {
+			if !cutOffCompact(t, at, plain) {
+				break
+			}
+		}
+	}
+}
+
+// wrapPlain has a store fail between the rows of a commit.
+func wrapPlain(store *faultyStore, plain bool) ds.Datastore {
+	if plain {
+		return plainStore{store}
+	}
+	return store
+}
+
+// cutOffCompact reports whether Compact was cut off.
+func cutOffCompact(t *testing.T, at int, plain bool) bool {
+	faulty := newFaultyStore()
+	r := newTestNet().newReplicaOn(t, wrapPlain(faulty, plain), silent)
+	r.overwrite(0, 12)
+	r.holdByHand("")
+	r.overwrite(12, 18)
+	c := r.holdByHand("")
+	want := r.pairs()
+	faulty.dieAfter(at)
+	_, err := r.Compact(ctx)
+	_ = r.Close()
+	faulty.heal()
+	r.open()
+	waitFor(t, "the drop to be finished", func() bool { return len(r.rowsUnder("/w/dropping"))+len(r.rowsUnder("/w/d")) == 0 })
+	r.compact()
+	r.checkDropped(c.Cid)
+	if got := r.pairs(); !maps.Equal(got, want) {
+		t.Errorf("killed at write %d: has %v, want %v", at, got, want)
+	}
+	if marks := r.rowsUnder("/b"); len(marks) != 1 {
+		t.Errorf("killed at write %d: %d marks are left", at, len(marks))
+	}
+	return err != nil
+}

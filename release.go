@@ -1,0 +1,218 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	ds "github.com/ipfs/go-datastore"
+)
+
+// A checkpoint that another one covers, which is held, is not needed any more: what it
+// has in the DAG service and in the store is released. Two side by side are both needed.
+//
+// It is dropped in one commit, and from then on nothing rests on it. Then a commit names
+// the pages that no other one has, in rows /w/d/<n>, and forgets the checkpoint. Then these
+// are removed from the DAG service, where a further time does no harm: who is killed
+// amid that goes by the rows, as pages that are gone cannot be read. The rows of segments
+// that no other one has go last.
+
+// supersede drops the checkpoints that are in some segments.
+func (d *drop) supersede(ctx context.Context, below []segment) error {
+	var covered []blockID
+	for id := range d.committer.frontier.checkpoints() {
+		in, err := d.store.inSegments(ctx, below, id)
+		if err != nil {
+			return err
+		}
+		if in {
+			covered = append(covered, id)
+		}
+	}
+	if len(covered) == 0 {
+		return nil
+	}
+	rows := 0
+	err := d.committer.do(ctx, func(c *commit) error {
+		for _, id := range covered {
+			c.checkpoints.drop(id)
+		}
+		rows = len(c.checkpoints.before) - len(c.checkpoints.now)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.done.Rows += rows
+	return nil
+}
+
+// drop is for a checkpoint that another covers: nothing rests on it any more.
+func (c *checkpointsChange) drop(id blockID) {
+	switch old := c.now[id]; {
+	case old == nil:
+	case old.idle():
+		c.remove(id)
+	case old.state == checkpointHeld:
+		cp := *old
+		cp.state = checkpointDropped
+		c.set(&cp)
+	}
+}
+
+// release releases what dropped checkpoints alone have.
+func (c *checkpointer) release(ctx context.Context) (done Compaction, err error) {
+	for _, cp := range c.committer.frontier.checkpoints() {
+		if cp.state != checkpointDropped {
+			continue
+		}
+		some, err := c.releaseOne(ctx, cp)
+		if done.add(some); err != nil {
+			return done, fmt.Errorf("crdt: releasing checkpoint %s: %w", cp.id.Cid(), err)
+		}
+	}
+	return done, nil
+}
+
+func (c *checkpointer) releaseOne(ctx context.Context, cp *checkpoint) (done Compaction, err error) {
+	pages, err := c.pagesOfNone(ctx, cp)
+	if err != nil && !cp.neverHeld() {
+		return done, err
+	}
+	if done.Bytes, err = c.sizeOfPages(ctx, pages); err != nil {
+		return Compaction{}, err
+	}
+	err = c.committer.do(ctx, func(now *commit) error {
+		now.checkpoints.remove(cp.id)
+		now.namePages(pages)
+		return nil
+	})
+	if err == nil {
+		err = c.store.Sync(ctx, c.store.keys.namespace) // or nobody could tell any more which pages these are
+	}
+	if err != nil {
+		return Compaction{}, err
+	}
+	done.Rows++
+	return done, c.finishPages(ctx)
+}
+
+// hasPages reports whether all pages of a checkpoint are here, and must be. Those of one
+// that is to be taken may be, and will be fetched again.
+func (cp *checkpoint) hasPages() bool { return cp.state == checkpointTaking || !cp.neverHeld() }
+
+// pagesOfNone returns the pages of a checkpoint that no other has.
+func (c *checkpointer) pagesOfNone(ctx context.Context, cp *checkpoint) (names []pageName, err error) {
+	own := make(map[pageName]bool)
+	if err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true }); err != nil {
+		return nil, err
+	}
+	for id, o := range c.committer.frontier.checkpoints() {
+		if id == cp.id || !o.hasPages() {
+			continue
+		}
+		if err := c.eachPage(ctx, o, func(n pageName) { delete(own, n) }); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Collect(maps.Keys(own)), nil
+}
+
+// eachPage calls f with each page of a checkpoint.
+func (c *checkpointer) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
+	for n, err := range c.blocks.treePages(ctx, cp.snapshot.tree()) {
+		if err != nil {
+			return err
+		}
+		f(n)
+	}
+	for id, err := range c.blocks.coverPages(ctx, cp.snapshot.cover) {
+		if err != nil {
+			return err
+		}
+		f(pageName{id: id})
+	}
+	return nil
+}
+
+func (c *checkpointer) sizeOfPages(ctx context.Context, names []pageName) (size int64, err error) {
+	for _, n := range names {
+		data, err := c.blocks.getPage(ctx, c.blocks.service, n)
+		if err != nil {
+			return 0, err
+		}
+		size += int64(len(data))
+	}
+	return size, nil
+}
+
+// maxNamedPages is how many pages a row names.
+const maxNamedPages = 8192
+
+// namePages names pages in rows: in one at least, which says that there is something to
+// finish.
+func (c *commit) namePages(names []pageName) {
+	for i := 0; i == 0 || i*maxNamedPages < len(names); i++ {
+		some := names[i*maxNamedPages : min((i+1)*maxNamedPages, len(names))]
+		c.rows = append(c.rows, row{key: c.committer.store.keys.droppedPages(i), value: encodePageNames(some)})
+	}
+}
+
+// finishPages removes the pages that rows name, and the rows of segments that are used no
+// more.
+func (c *checkpointer) finishPages(ctx context.Context) error {
+	var rows []row
+	for e, err := range c.store.rowsOf(ctx, c.store.keys.dropped, 1, false) {
+		if err == nil {
+			err = c.removePages(ctx, e.Value)
+		}
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row{key: ds.RawKey(c.store.keys.dropped + e.Key), remove: true})
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	if err := c.committer.sweepSegments(ctx); err != nil {
+		return err
+	}
+	return c.committer.do(ctx, func(now *commit) error {
+		now.rows = append(now.rows, rows...)
+		return nil
+	})
+}
+
+func (c *checkpointer) removePages(ctx context.Context, row []byte) error {
+	names, ok := decodePageNames(row)
+	if !ok {
+		return fmt.Errorf("crdt: a row below %s holds no list of pages: %d bytes", c.store.keys.dropped, len(row))
+	}
+	for _, n := range names {
+		if err := c.blocks.removePage(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The name of a page in a row is a byte, 1 if it is raw and else 0, and its digest.
+func encodePageNames(names []pageName) (b []byte) {
+	for _, n := range names {
+		kind := byte(0)
+		if n.raw {
+			kind = 1
+		}
+		b = append(append(b, kind), n.id[:]...)
+	}
+	return b
+}
+
+func decodePageNames(b []byte) (names []pageName, ok bool) {
+	const size = 1 + len(blockID{})
+	for ; len(b) >= size && b[0] <= 1; b = b[size:] {
+		names = append(names, pageName{blockID(b[1:size]), b[0] == 1})
+	}
+	return names, len(b) == 0
+}
