@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -47,7 +46,7 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 		return 0, err
 	}
 	defer readmit()
-	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, dagName: dagName}
+	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, checkpointer: m.checkpointer, dagName: dagName}
 	defer p.end(context.WithoutCancel(ctx))
 	return p.run(ctx)
 }
@@ -75,7 +74,10 @@ type purge struct {
 	walk      traversal
 	found     map[blockID]*foundBlock
 	wants     []blockID // missing blocks that the DAG alone has wanted
-	names     map[versionName]bool
+	segments  []segment // of checkpoints of the DAG that were held
+	names     removers  // nil: not known yet
+
+	checkpointer *checkpointer
 
 	// Owned by the holder of the turn:
 	late   []blockID        // blocks of the DAG that were merged after the purge began
@@ -120,32 +122,44 @@ func (p *purge) note(b *block) {
 }
 
 func (p *purge) run(ctx context.Context) (removed int, err error) {
-	tops, left, err := p.start(ctx)
-	if err != nil || len(tops)+len(left) == 0 {
-		return 0, err
-	}
-	p.walk.enter, p.walk.merged = p.store.isHere, true
-	p.found = make(map[blockID]*foundBlock)
-	if err := p.find(ctx, tops); err != nil {
-		return 0, err
-	}
-	if err := p.checkGaps(ctx); err != nil {
-		return 0, err
-	}
-	if left, err = p.hide(ctx, left); err != nil {
-		return 0, err
-	}
-	if err := p.find(ctx, p.late); err != nil {
-		return 0, err
-	}
-	if removed, err = p.removeAll(ctx, left); err != nil {
+	if removed, err = p.dropCovered(ctx); err != nil {
 		return removed, err
 	}
-	n, err := p.forgetAll(ctx)
+	tops, left, err := p.start(ctx)
+	if err != nil || len(tops)+len(left)+p.committer.frontier.checkpoints().count(p.dagName) == 0 {
+		return removed, err
+	}
+	if left, err = p.findAll(ctx, tops, left); err != nil {
+		return removed, err
+	}
+	n, err := p.removeAll(ctx, left)
+	if removed += n; err != nil {
+		return removed, err
+	}
+	if err := p.forgetSnapshots(ctx); err != nil {
+		return removed, err
+	}
+	n, err = p.forgetAll(ctx)
 	if removed += n; err != nil {
 		return removed, err
 	}
 	return removed, p.removeRemains(ctx, tops)
+}
+
+// findAll finds the blocks of the DAG, and makes them count as not merged.
+func (p *purge) findAll(ctx context.Context, tops, left []blockID) (stillLeft []blockID, err error) {
+	p.walk.enter, p.walk.merged = p.store.isHere, true
+	p.found = make(map[blockID]*foundBlock)
+	if err := p.find(ctx, tops); err != nil {
+		return nil, err
+	}
+	if err := p.checkGaps(ctx); err != nil {
+		return nil, err
+	}
+	if left, err = p.hide(ctx, left); err != nil {
+		return nil, err
+	}
+	return left, p.find(ctx, p.late)
 }
 
 // start begins to note what is merged. It returns the tops of the DAG, and what
@@ -230,6 +244,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 			hidden[id] = true
 		}
 		p.hidden = hidden
+		c.checkpoints.purge(p.dagName)
 		c.committer.skips.forget(p.dagName)
 		return nil
 	})
@@ -316,7 +331,7 @@ func (p *purge) read(ctx context.Context, portion []*foundBlock) ([]*block, erro
 		ids[i] = b.id
 	}
 	at := make(map[blockID]*block, len(ids))
-	err := p.eachOf(ctx, ids, func(b *block) { at[b.id] = b })
+	err := p.eachOf(ctx, ids, func(b *block) error { at[b.id] = b; return nil })
 	blocks := make([]*block, len(ids))
 	for i, id := range ids {
 		blocks[i] = at[id]
@@ -325,18 +340,14 @@ func (p *purge) read(ctx context.Context, portion []*foundBlock) ([]*block, erro
 }
 
 // eachOf calls f with some blocks, and with none below them.
-func (p *purge) eachOf(ctx context.Context, ids []blockID, f func(*block)) error {
+func (p *purge) eachOf(ctx context.Context, ids []blockID, f func(*block) error) error {
 	return p.blocks.traverse(ctx, ids, &traversal{alone: true, merged: true}, func(_ blockID, b *block, err error) error {
 		if err == nil {
-			f(b)
+			err = f(b)
 		}
 		return err
 	})
 }
-
-// errUnexplained says that a version of the DAG has been removed, and that it
-// must be found out by whom.
-var errUnexplained = errors.New("crdt: some version is gone")
 
 // forget commits as many of the blocks as fit, and returns which.
 func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, err error) {
@@ -415,40 +426,6 @@ func (p *purge) forgetVersion(ctx context.Context, c *commit, n versionName) (un
 		c.set.setTombstone(n, true)
 	}
 	return 0, nil
-}
-
-// explain looks through all merged blocks for tombstones of the DAG's versions,
-// and for each version whether another DAG has one. A version for which there is
-// none was removed by a DAG that has been purged since.
-func (p *purge) explain(ctx context.Context) error {
-	var ids []blockID
-	for e, err := range p.store.rowsOf(ctx, p.store.keys.blocks, 1, false) {
-		if err != nil {
-			return err
-		}
-		if _, id, ok := splitID(e.Key); ok {
-			m, err := decodeMark(e.Value)
-			if err != nil {
-				return err
-			}
-			if m.state.merged() {
-				ids = append(ids, id)
-			}
-		}
-	}
-	names := make(map[versionName]bool)
-	err := p.eachOf(ctx, ids, func(b *block) {
-		for _, t := range b.delta.tombstones {
-			if id, ok := parseDsKey(t.GetId()); ok && p.hidden[id] {
-				n := versionName{t.GetKey(), id}
-				names[n] = names[n] || !p.hidden[b.id]
-			}
-		}
-	})
-	if err == nil {
-		p.names = names
-	}
-	return err
 }
 
 // removeAll removes blocks from the DAG service.

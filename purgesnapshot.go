@@ -1,0 +1,277 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"maps"
+	"slices"
+)
+
+// Of a DAG that has checkpoints many blocks are not here: they have been dropped, or a
+// snapshot was taken in their place. What these gave to keys is found in the snapshots,
+// which have all versions that can be live still, and it goes first, being the oldest:
+//
+//  1. Those blocks that are here still, below a checkpoint, are dropped (see drop). From
+//     then on blocks with a row are purged as ever, and snapshots stand for all others.
+//  2. The checkpoints are in state purged. So what they cover counts as not merged, and
+//     is not merged again until step 4, nor after a restart.
+//  3. The versions in the snapshots are forgotten. The row of a checkpoint says how many:
+//     a further call must not take one of these for one that others have removed.
+//  4. The checkpoints are dropped, and their pages and segments released.
+//
+// If the call fails before step 4, a further one has to go on.
+
+// dropCovered drops the blocks below the DAG's checkpoints.
+func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
+	if err := p.checkpointer.finishDrop(ctx); err != nil {
+		return 0, err
+	}
+	var held []*checkpoint
+	for _, cp := range p.committer.frontier.checkpoints() {
+		if cp.tip.DAGName == p.dagName && cp.state.held() {
+			held = append(held, cp)
+		}
+	}
+	if len(held) == 0 {
+		return 0, nil
+	}
+	d := &drop{checkpointer: p.checkpointer}
+	if err = d.dropBlocks(ctx, segmentsOf(held)); err == nil {
+		err = d.unread
+	}
+	return d.done.Blocks, err
+}
+
+// purge is for the checkpoints of a DAG whose blocks are being purged.
+func (c *checkpointsChange) purge(dagName string) {
+	for id, old := range maps.Clone(c.now) {
+		switch {
+		case old.tip.DAGName != dagName || old.state == checkpointPurged || old.state == checkpointDropped:
+		case old.state.held() || old.done > 0: // versions may be here that their blocks have not brought
+			cp := *old
+			cp.state, cp.done = checkpointPurged, 0
+			c.set(&cp)
+		default:
+			c.remove(id)
+		}
+	}
+}
+
+// count returns how many checkpoints of a DAG are known.
+func (all checkpoints) count(dagName string) (n int) {
+	for _, cp := range all {
+		if cp.tip.DAGName == dagName {
+			n++
+		}
+	}
+	return n
+}
+
+// purged returns the checkpoints of a DAG that are being purged, in the order of their ids.
+func (all checkpoints) purged(dagName string) (purged []*checkpoint) {
+	for _, cp := range all {
+		if cp.tip.DAGName == dagName && cp.state == checkpointPurged {
+			purged = append(purged, cp)
+		}
+	}
+	slices.SortFunc(purged, func(a, b *checkpoint) int { return a.id.compare(b.id) })
+	return purged
+}
+
+// forgetSnapshots forgets the versions in the DAG's snapshots, and releases these.
+func (p *purge) forgetSnapshots(ctx context.Context) error {
+	purged := p.committer.frontier.checkpoints().purged(p.dagName)
+	if len(purged) > 0 {
+		if err := p.forgetEntries(ctx, purged); err != nil {
+			return err
+		}
+	}
+	err := p.committer.do(ctx, func(c *commit) error {
+		for _, cp := range purged {
+			gone := *c.checkpoints.now[cp.id]
+			gone.state = checkpointDropped
+			c.checkpoints.set(&gone)
+		}
+		return nil
+	})
+	if err == nil {
+		_, err = p.checkpointer.release(ctx)
+	}
+	return err
+}
+
+// forgetEntries forgets the versions in some snapshots: first those of the ones that were
+// held, side by side, as of these it matters why a version is gone. Of the others only
+// what was added of them can be here, and some of their pages may not be: what is known
+// from these alone stays.
+func (p *purge) forgetEntries(ctx context.Context, purged []*checkpoint) error {
+	held := slices.DeleteFunc(slices.Clone(purged), (*checkpoint).neverHeld)
+	p.segments = segmentsOf(held)
+	if err := p.explain(ctx); err != nil {
+		return err
+	}
+	if err := p.keepRemoved(ctx); err != nil {
+		return err
+	}
+	if err := p.forgetVersions(ctx, held); err != nil {
+		return err
+	}
+	for _, cp := range purged {
+		if !cp.neverHeld() {
+			continue
+		}
+		var lost unreadable
+		if err := p.forgetVersions(ctx, []*checkpoint{cp}); err != nil && !errors.As(err, &lost) {
+			return err
+		}
+	}
+	return nil
+}
+
+// neverHeld reports whether the snapshot of a checkpoint may not be here as a whole.
+func (cp *checkpoint) neverHeld() bool { return cp.since.IsZero() }
+
+// maxForgotten is how many versions of snapshots one commit forgets, and a few more: those
+// of a key go together, or older ones would show on the way.
+const maxForgotten = 512
+
+// A snapshotVersion is a version in some of the snapshots that are being purged.
+type snapshotVersion struct {
+	versionName
+	in    []int // the snapshots that have it
+	known bool  // it is known that the DAG itself has removed it, if it is not live
+}
+
+// An unreadable error says that some versions in a snapshot cannot be read.
+type unreadable struct{ error }
+
+// forgetVersions forgets what is left of the versions in snapshots.
+func (p *purge) forgetVersions(ctx context.Context, purged []*checkpoint) error {
+	var portion []snapshotVersion
+	flush := func() (err error) {
+		for len(portion) > 0 && err == nil {
+			var n int
+			if n, err = p.forgetPortion(ctx, purged, portion); err == nil {
+				portion = portion[n:]
+			}
+		}
+		return err
+	}
+	for v, err := range p.versionsIn(ctx, purged) {
+		if err != nil {
+			return unreadable{err}
+		}
+		if len(portion) >= maxForgotten && v.key != portion[len(portion)-1].key {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		portion = append(portion, v)
+	}
+	return flush()
+}
+
+// forgetPortion commits that as many of the versions are forgotten as fit, and returns
+// how many.
+func (p *purge) forgetPortion(ctx context.Context, purged []*checkpoint, portion []snapshotVersion) (n int, err error) {
+	p.committer.hooks.waitWhileFull()
+	err = p.committer.do(ctx, func(c *commit) error {
+		done := make([]uint64, len(purged))
+		uncovered := 0
+		for n = 0; n < len(portion) && (uncovered < maxUncoveredKeys || portion[n].key == portion[n-1].key); n++ {
+			u, err := p.forgetInSnapshot(ctx, c, portion[n])
+			if err != nil {
+				return err
+			}
+			uncovered += u
+			for _, i := range portion[n].in {
+				done[i]++
+			}
+		}
+		for i, cp := range purged {
+			now := *c.checkpoints.now[cp.id]
+			now.done += done[i]
+			c.checkpoints.set(&now)
+		}
+		return nil
+	})
+	return n, err
+}
+
+// forgetInSnapshot forgets a version, unless its block has a row: then it is purged with
+// that, or has come since.
+func (p *purge) forgetInSnapshot(ctx context.Context, c *commit, v snapshotVersion) (uncovered int, err error) {
+	here, err := p.store.Has(ctx, p.store.keys.block(v.id))
+	if err != nil || here {
+		return 0, err
+	}
+	if _, named := p.names[v.versionName]; v.known && !named {
+		p.names[v.versionName] = false
+	}
+	return p.forgetVersion(ctx, c, v.versionName)
+}
+
+// versionsIn yields the versions in snapshots, as far as they have not been forgotten:
+// each once, in the order of their keys.
+func (p *purge) versionsIn(ctx context.Context, purged []*checkpoint) iter.Seq2[snapshotVersion, error] {
+	return func(yield func(snapshotVersion, error) bool) {
+		cursors := make([]versionCursor, len(purged))
+		for i, cp := range purged {
+			next, stop := iter.Pull2(p.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done))
+			defer stop()
+			cursors[i].next = next
+			cursors[i].advance()
+		}
+		for {
+			v, more, err := p.nextVersion(ctx, purged, cursors)
+			if !more && err == nil || !yield(v, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// A versionCursor is how far one has come in the versions of a snapshot.
+type versionCursor struct {
+	next func() (*entry, error, bool)
+	at   *entry // nil: there are no more
+	err  error
+}
+
+func (c *versionCursor) advance() {
+	e, err, more := c.next()
+	c.at, c.err = nil, err
+	if more && err == nil && !e.tombstone {
+		c.at = e
+	}
+}
+
+// nextVersion takes the next version from all snapshots that have it.
+func (p *purge) nextVersion(ctx context.Context, purged []*checkpoint, cursors []versionCursor) (v snapshotVersion, more bool, err error) {
+	var least *entry
+	for i := range cursors {
+		if err := cursors[i].err; err != nil {
+			return v, false, err
+		}
+		if at := cursors[i].at; at != nil && (least == nil || at.compare(least) < 0) {
+			least = at
+		}
+	}
+	if least == nil {
+		return v, false, nil
+	}
+	v.versionName = versionName{least.key, least.id}
+	for i, cp := range purged {
+		switch c := &cursors[i]; {
+		case c.at != nil && c.at.key == v.key && c.at.id == v.id:
+			v.in, v.known = append(v.in, i), v.known || cp.neverHeld()
+			c.advance()
+		case !v.known: // by one that covers the block, and does not have the version
+			if v.known, err = p.store.inSegments(ctx, cp.segments, v.id); err != nil {
+				return v, false, err
+			}
+		}
+	}
+	return v, true, nil
+}

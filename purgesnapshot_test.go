@@ -1,0 +1,217 @@
+package crdt
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	cid "github.com/ipfs/go-cid"
+)
+
+// removeIn publishes tombstones of all versions of a key in a named DAG.
+func (r *replica) removeIn(dag, key string) Head {
+	r.t.Helper()
+	d, err := r.Set().Rmv(ctx, key)
+	r.must(err)
+	d.SetDagName(dag)
+	h, err := r.Publish(ctx, d)
+	r.must(err)
+	return h
+}
+
+// compactDAG has a replica hold a checkpoint of a DAG, and drop all below it.
+func (r *replica) compactDAG(dag string) Head {
+	r.t.Helper()
+	h := r.holdByHand(dag)
+	_, err := r.CompactDAG(ctx, dag)
+	r.must(err)
+	return h
+}
+
+// checkPurged checks that nothing is left but what the unnamed DAG has.
+func (r *replica) checkPurged() {
+	r.t.Helper()
+	blocks := r.below("")
+	r.node.net.mu.Lock()
+	for c := range r.node.blocks {
+		if id, err := blockIDOf(c); err != nil || blocks[id] == nil {
+			r.t.Errorf("block %s is left", c)
+		}
+	}
+	r.node.net.mu.Unlock()
+	for _, prefix := range []string{"/a", "/q", "/p", "/r", "/w", "/s/l"} {
+		if rows := r.rowsUnder(prefix); len(rows) > 0 {
+			r.t.Errorf("%d rows are left under %s, such as %s", len(rows), prefix, rows[0].Key)
+		}
+	}
+	if rows := r.rowsUnder("/b"); len(rows) != len(blocks) {
+		r.t.Errorf("%d marks are left, want %d", len(rows), len(blocks))
+	}
+}
+
+// A DAG of which most was dropped is forgotten as a whole, and can be merged again.
+func TestPurgeOfADroppedDAG(t *testing.T) {
+	net := newTestNet()
+	r, keeper := net.newReplica(t), net.newReplica(t)
+	var merged []cid.Cid
+	for i := range 30 {
+		merged = append(merged, r.publishIn("x", fmt.Sprint("/", i%7), fmt.Sprint(i)).Cid)
+		if i%5 == 0 {
+			merged = append(merged, r.removeIn("x", fmt.Sprint("/", i%7)).Cid)
+		}
+	}
+	r.put("/main", "v")
+	converge(t, r, keeper)
+	net.split(0, 1)
+	merged = append(merged, r.compactDAG("x").Cid)
+	merged = append(merged, r.publishIn("x", "/fresh", "v").Cid)
+	r.purgeDAG("x", 2)
+	if got := fmt.Sprint(r.pairs()); got != "map[/main:v]" {
+		t.Errorf("has %s", got)
+	}
+	for _, c := range merged {
+		if ok, err := r.IsProcessed(ctx, c); ok || err != nil {
+			t.Errorf("IsProcessed: %v, %v", ok, err)
+		}
+	}
+	r.checkPurged()
+	r.purgeDAG("x", 0)
+	net.heal()
+	if got := converge(t, keeper, r); len(got) != 7 {
+		t.Errorf("has %v", got)
+	}
+}
+
+// What another DAG has removed stays removed when a purged DAG comes again: whether that
+// itself had removed it too, and whether the tombstones are in blocks that are here.
+func TestPurgeOfADroppedDAGKeepsRemovedWhatOthersRemoved(t *testing.T) {
+	for _, dropOther := range []bool{false, true} {
+		net := newTestNet()
+		r, keeper := net.newReplica(t), net.newReplica(t)
+		first := r.publishIn("x", "/alive", "v")
+		r.publishIn("x", "/byOther", "v")
+		r.publishIn("x", "/byBoth", "v")
+		r.removeIn("y", "/byOther")
+		both, err := r.Set().Rmv(ctx, "/byBoth")
+		r.must(err)
+		for _, dag := range []string{"x", "y"} {
+			both.SetDagName(dag)
+			_, err = r.Publish(ctx, both)
+			r.must(err)
+		}
+		converge(t, r, keeper)
+		r.compactDAG("x")
+		if dropOther {
+			r.compactDAG("y")
+		}
+		converge(t, r, keeper)
+		net.split(0, 1)
+		if _, err := r.PurgeDAG(ctx, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(r.pairs()) + len(r.rowsUnder("/s/r")); got != 0 {
+			t.Errorf("%d pairs and records are left", got)
+		}
+		if n := len(r.rowsUnder("/s/t")); n != 2 {
+			t.Errorf("%d tombstones are kept, want those of the other DAG", n)
+		}
+		net.heal()
+		r.node.deliver(announcement(first.Cid))
+		if got := fmt.Sprint(converge(t, keeper, r)); got != "map[/alive:v]" {
+			t.Errorf("has %s", got)
+		}
+	}
+}
+
+// Where a version was removed in one of two checkpoints side by side, the purge knows that
+// the DAG itself did.
+func TestPurgeJoinsCheckpointsSideBySide(t *testing.T) {
+	net := newTestNet()
+	r, other := net.newReplica(t, silent), net.newReplica(t)
+	r.publishIn("x", "/k", "v")
+	r.publishIn("x", "/l", "v")
+	converge(t, r, other)
+	net.split(0, 1)
+	r.publishIn("x", "/r", "v")
+	other.removeIn("x", "/k")
+	r.holdByHand("x")
+	theirs := other.holdByHand("x")
+	net.heal()
+	converge(t, r, other)
+	r.holdAs(other, theirs)
+	_, err := r.CompactDAG(ctx, "x")
+	r.must(err)
+	if _, err := r.PurgeDAG(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	r.checkPurged()
+	if rows := r.rowsUnder("/s"); len(rows) > 0 {
+		t.Errorf("left are %v", rows)
+	}
+}
+
+// holdAs has a replica hold a checkpoint of another, with all its pages.
+func (r *replica) holdAs(other *replica, h Head) {
+	r.t.Helper()
+	id, err := blockIDOf(h.Cid)
+	r.must(err)
+	cp := *other.frontier.checkpoints()[id]
+	r.must(other.checkpointer.eachPage(ctx, &cp, func(n pageName) {
+		nd, err := r.node.Get(ctx, n.Cid())
+		r.must(err)
+		r.must(r.node.Add(ctx, nd))
+	}))
+	r.must(r.committer.stageSegments(ctx, cp.segments))
+	r.must(r.committer.do(ctx, func(c *commit) error {
+		c.checkpoints.set(&cp)
+		return nil
+	}))
+}
+
+// Wherever a purge is cut off, a further call leaves nothing behind, and takes nothing
+// that it has forgotten for what others have removed.
+func TestPurgeOfADroppedDAGThatWasCutOff(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		for at := range 100 {
+			if !cutOffSnapshotPurge(t, at, plain) {
+				break
+			}
+		}
+	}
+}
+
+func cutOffSnapshotPurge(t *testing.T, at int, plain bool) (cutOff bool) {
+	faulty := newFaultyStore()
+	r := newTestNet().newReplicaOn(t, wrapPlain(faulty, plain), silent)
+	r.put("/0", "main")
+	r.publishIn("x", "/0", "x")
+	for i := range 12 {
+		r.publishIn("x", fmt.Sprint("/", i), fmt.Sprint(i))
+	}
+	r.removeIn("x", "/11")
+	r.publishIn("y", "/10", "y")
+	r.holdByHand("x")
+	if at%2 == 0 {
+		_, err := r.CompactDAG(ctx, "x")
+		r.must(err)
+	}
+	r.publishIn("x", "/0", "fresh")
+	r.removeIn("x", "/9")
+	r.purgeDAG("y", 1)
+	faulty.dieAfter(at)
+	_, err := r.PurgeDAG(ctx, "x")
+	_ = r.Close()
+	faulty.heal()
+	r.open()
+	if _, err := r.PurgeDAG(ctx, "x"); err != nil {
+		t.Errorf("killed at write %d: PurgeDAG: %v", at, err)
+	}
+	r.checkPurged()
+	if got := r.pairs(); !maps.Equal(got, map[string]string{"/0": "main"}) {
+		t.Errorf("killed at write %d: has %v", at, got)
+	}
+	if rows := r.rowsUnder("/s/t"); len(rows) > 0 {
+		t.Errorf("killed at write %d: tombstones are left: %v", at, rows)
+	}
+	return err != nil
+}
