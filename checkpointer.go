@@ -24,7 +24,9 @@ type checkpointer struct {
 	alone chan struct{} // holds one token; whoever takes it has a job
 
 	// Owned by the goroutine:
-	finished bool // what the last run has not removed is gone
+	finished bool             // what the last run has not removed is gone
+	dropped  map[blockID]bool // checkpoints below which history has been dropped
+	alarm    *time.Timer      // rings when more is to be dropped; may be nil
 
 	mu         sync.Mutex
 	current    *checkpointJob // of the holder of alone
@@ -127,6 +129,9 @@ func (c *checkpointer) stop() {
 	c.stopped = true
 	c.mu.Unlock()
 	c.background.Wait()
+	if c.alarm != nil {
+		c.alarm.Stop()
+	}
 }
 
 func (c *checkpointer) run() {
@@ -146,7 +151,7 @@ func (c *checkpointer) takeRing() bool {
 // workOff does what there is to do, what is more urgent first. After an error it is
 // tried again after a while.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){c.finishDrops}
+	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.dropDue}
 	for i := 0; i < len(jobs); i++ {
 		did, err := jobs[i](c.ctx)
 		switch {

@@ -1,0 +1,72 @@
+package crdt
+
+import (
+	"context"
+	"maps"
+	"time"
+)
+
+// What Options.KeepHistory asks for: once a checkpoint has been held for that long, what
+// it covers is dropped.
+
+// dropDue drops, in one DAG, what has been covered for long enough. If there is nothing
+// yet, it has the checkpointer woken when there will be.
+func (c *checkpointer) dropDue(ctx context.Context) (did bool, err error) {
+	next, due := c.nextDue()
+	if next == nil {
+		return false, nil
+	}
+	if wait := time.Until(due); wait > 0 {
+		c.wakeIn(wait)
+		return false, nil
+	}
+	return true, c.dropNow(ctx, next.tip.DAGName)
+}
+
+func (c *checkpointer) dropNow(ctx context.Context, dagName string) error {
+	ctx, end, err := c.begin(ctx, dagName)
+	if err != nil {
+		return err
+	}
+	defer end()
+	at := time.Now().Add(-c.opts.KeepHistory)
+	known := c.committer.frontier.checkpoints()
+	done, unread, err := c.drop(ctx, dagName, at)
+	if err != nil {
+		return err
+	}
+	if unread != nil {
+		c.log.Warnf("dropping history: %s", unread) // tried again with the next checkpoint
+	}
+	c.log.Infof("dropped %d blocks, %d rows and %d bytes of the history of DAG %q", done.Blocks, done.Rows, done.Bytes, dagName)
+	maps.DeleteFunc(c.dropped, func(id blockID, _ bool) bool { return known[id] == nil })
+	for _, cp := range known.heldAt(dagName, at) {
+		setIn(&c.dropped, cp.id, true)
+	}
+	return nil
+}
+
+// nextDue returns the checkpoint that has been held longest of those below which nothing
+// has been dropped yet, in this run, and when that is due.
+func (c *checkpointer) nextDue() (next *checkpoint, due time.Time) {
+	if c.opts.KeepHistory == 0 {
+		return nil, due
+	}
+	for id, cp := range c.committer.frontier.checkpoints() {
+		if cp.canDropBelow() && !c.dropped[id] && (next == nil || cp.since.Before(next.since)) {
+			next = cp
+		}
+	}
+	if next == nil {
+		return nil, due
+	}
+	return next, next.since.Add(c.opts.KeepHistory)
+}
+
+func (c *checkpointer) wakeIn(wait time.Duration) {
+	if c.alarm == nil {
+		c.alarm = time.AfterFunc(wait, c.wake)
+		return
+	}
+	c.alarm.Reset(wait)
+}
