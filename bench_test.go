@@ -217,3 +217,32 @@ func BenchmarkRepair(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// One operation is one entry of 150 bytes that is added to a versions tree.
+func BenchmarkBuildTree(b *testing.B) {
+	e := entry{value: make([]byte, 118)}
+	tree := newTreeBuilder(nothingKept{})
+	b.ReportAllocs()
+	b.SetBytes(150)
+	keys := make([]byte, 0, 32)
+	for i := range b.N {
+		keys = fmt.Appendf(keys[:0], "/some/key/of/%019d", i)
+		e.key, e.id = string(keys), blockN(i/20)
+		if err := tree.add(ctx, &e); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if _, err := tree.finish(ctx); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// One operation is one entry of 150 bytes that is read and checked.
+func BenchmarkCheckTree(b *testing.B) {
+	h := newTreeHarness(b)
+	root := h.build(h.store, someVersions(b.N, 150-len("/some/key/000000000")))
+	b.ReportAllocs()
+	b.SetBytes(150)
+	b.ResetTimer()
+	h.must(h.store.checkTree(ctx, root, coversAll))
+}

@@ -95,32 +95,41 @@ func (t *totals) add(o totals) bool {
 	return t.entries >= o.entries && t.bytes >= o.bytes && t.values >= o.values
 }
 
-// Sizes of pages in bytes, before they are encoded.
+// Sizes in bytes, before pages are encoded.
 const (
-	leastPage   = 64 << 10
-	middlePage  = 128 << 10
-	largestPage = 512 << 10
-
-	maxInlineValue = 64 << 10                                   // larger values stand in pages of their own
-	entrySize      = 48                                         // of an entry, beside its key and value
-	linkedSize     = 2 * entrySize                              // likewise, with a link
-	largestEntry   = MaxKeyLength + maxInlineValue + linkedSize //
-	maxLevel       = 16                                         // of an honest tree: an inner page has 4 children at least, but for the last
+	maxInlineValue = 64 << 10      // larger values stand in pages of their own
+	entrySize      = 48            // of an entry, beside its key and value
+	linkedSize     = 2 * entrySize // likewise, with a link
+	largestEntry   = MaxKeyLength + maxInlineValue + entrySize
+	largestPage    = 512 << 10
 )
 
-// endsPage reports whether a page of a size ends with what has just been added to it: a
-// child or an entry of this size and hash. It ends where another one might not fit.
-func endsPage(size, added int, hash blockID) bool {
-	if size < leastPage || size > largestPage-largestEntry {
-		return size >= leastPage
+// maxLevel is the greatest level that a page of an honest tree can have: but for the last
+// ones, inner pages have 4 children at least.
+const maxLevel = 16
+
+// pageSizes say where pages end. They must be the same for all replicas.
+type pageSizes struct {
+	least, middle int
+	full          int // when another entry might not fit
+}
+
+var honestSizes = pageSizes{64 << 10, 128 << 10, largestPage - largestEntry}
+
+// endAt reports whether a page of a size ends with what has just been added to it: an
+// entry, or a child, of this size and hash.
+func (s *pageSizes) endAt(size, added int, hash blockID) bool {
+	if size < s.least || size > s.full {
+		return size > s.full
 	}
-	return uint64(binary.BigEndian.Uint32(hash[:]))*(middlePage-leastPage) < uint64(added)<<32
+	return uint64(binary.BigEndian.Uint32(hash[:]))*uint64(s.middle-s.least) < uint64(added)<<32
 }
 
 // A treeBuilder makes a versions tree of entries that are added in order. It holds one
 // open page of each level, and some that are to be written.
 type treeBuilder struct {
 	to      pageSink
+	sizes   pageSizes
 	open    []*pageBuilder // the leaf first
 	last    entry          // that was added
 	scratch []byte
@@ -128,7 +137,7 @@ type treeBuilder struct {
 	size    int // of these
 }
 
-func newTreeBuilder(to pageSink) *treeBuilder { return &treeBuilder{to: to} }
+func newTreeBuilder(to pageSink) *treeBuilder { return &treeBuilder{to: to, sizes: honestSizes} }
 
 // add adds an entry, which must come after all others. The builder does not keep its
 // value.
@@ -144,7 +153,7 @@ func (b *treeBuilder) add(ctx context.Context, e *entry) error {
 		e = &entry{key: e.key, id: e.id, priority: e.priority, stored: stored}
 	}
 	leaf := b.level(0)
-	if added := leaf.addEntry(e); !endsPage(leaf.size, added, b.hash(e)) {
+	if added := leaf.addEntry(e); !b.sizes.endAt(leaf.size, added, b.hash(e)) {
 		return nil
 	}
 	return b.close(ctx, 0)
@@ -175,7 +184,7 @@ func (b *treeBuilder) level(n int) *pageBuilder {
 // addChild adds a page to its parent.
 func (b *treeBuilder) addChild(ctx context.Context, child *subtree) error {
 	parent := b.level(child.level + 1)
-	if added := parent.addChild(child); !endsPage(parent.size, added, child.id) {
+	if added := parent.addChild(child); !b.sizes.endAt(parent.size, added, child.id) {
 		return nil
 	}
 	return b.close(ctx, child.level+1)

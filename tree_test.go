@@ -30,11 +30,12 @@ type treeHarness struct {
 	testing.TB
 	node  *testNode
 	store *blockStore
+	sizes pageSizes
 }
 
 func newTreeHarness(t testing.TB) *treeHarness {
 	node := newTestNet().node()
-	return &treeHarness{t, node, &blockStore{service: node, maxSize: 2 << 20}}
+	return &treeHarness{t, node, &blockStore{service: node, maxSize: 2 << 20}, honestSizes}
 }
 
 func (h *treeHarness) must(err error) {
@@ -44,9 +45,15 @@ func (h *treeHarness) must(err error) {
 	}
 }
 
+func (h *treeHarness) builder(to pageSink) *treeBuilder {
+	b := newTreeBuilder(to)
+	b.sizes = h.sizes
+	return b
+}
+
 func (h *treeHarness) build(to pageSink, entries []entry) treeRoot {
 	h.Helper()
-	b := newTreeBuilder(to)
+	b := h.builder(to)
 	for i := range entries {
 		h.must(b.add(ctx, &entries[i]))
 	}
@@ -113,3 +120,8 @@ func TestTreeHoldsWhatWasAdded(t *testing.T) {
 		}
 	}
 }
+
+// nothingKept is a pageSink for those who want to know the root alone.
+type nothingKept struct{}
+
+func (nothingKept) addPages(context.Context, []page) error { return nil }
