@@ -18,7 +18,7 @@ import (
 // do with, and the old ones as they are once they have been migrated.
 func ourStores(t *testing.T) []*oldStore {
 	t.Helper()
-	stores := []*oldStore{variedStore(t), gappyStore(t), claimedStore(t)}
+	stores := []*oldStore{variedStore(t), gappyStore(t), claimedStore(t), coveredStore(t)}
 	for _, o := range writtenStores(t) {
 		if len(o.Missing) > 0 {
 			continue
@@ -85,6 +85,17 @@ func claimedStore(t *testing.T) *oldStore {
 		claimOn(unavailable(1), "/k", "claimed", 1), claimOn(unavailable(1), "/claimed", "v", 1),
 	}}, r.head(), unavailable(2)))
 	return r.capture("claimed")
+}
+
+// coveredStore holds a checkpoint, has seen one, and has segments that none uses.
+func coveredStore(t *testing.T) *oldStore {
+	t.Helper()
+	r := newTestNet().newReplica(t)
+	r.put("/k", "v")
+	r.hold(1)
+	r.hold(0, idsOf(t, r.head())...)
+	r.awaitMerged(r.offer(r.node.net.node(), checkpointDelta(2), r.head()))
+	return r.capture("covered")
 }
 
 func (n *testNode) lose(c cid.Cid) { delete(n.blocks, c) }

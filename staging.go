@@ -54,8 +54,12 @@ func (c *committer) sweepSegments(ctx context.Context, but ...segment) error {
 	var gone []segment
 	err := c.attempt(ctx, nil, func(now *commit) error {
 		spare, err := c.store.readSpare(ctx)
-		used := now.checkpoints.now.use()
-		gone = slices.DeleteFunc(spare, func(seg segment) bool { return used[seg.root] || slices.Contains(but, seg) })
+		n, used := len(spare), now.checkpoints.now.use()
+		spare = slices.DeleteFunc(spare, func(seg segment) bool { return used[seg.root] })
+		if len(spare) < n {
+			now.setSpare(spare)
+		}
+		gone = slices.DeleteFunc(slices.Clone(spare), func(seg segment) bool { return slices.Contains(but, seg) })
 		for _, seg := range gone {
 			now.rows = append(now.rows, presence(c.store.keys.segment(seg.root), false))
 		}
