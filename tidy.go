@@ -1,0 +1,185 @@
+package crdt
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-ds-crdt/pb"
+)
+
+// A tidier removes losers. A Put leaves the version that it replaces, as the old module's
+// does, and so an overwritten key has ever more versions, all of which are in every
+// checkpoint. Before one is made, those that have lost are removed by ordinary deltas,
+// which every peer understands.
+//
+// Only versions of the checkpoint's own DAG go so: a tombstone of another's would stay
+// among the open ones for ever.
+type tidier struct {
+	committer *committer
+	dagName   string
+	limit     int // of one delta, in bytes
+
+	alone  bool             // there is no other DAG
+	held   []*checkpoint    // when it began
+	isOurs map[blockID]bool // blocks that were read, up to maxTidyBlocks
+
+	found []versionName // for the next delta
+	size  int           // of their tombstones
+}
+
+const (
+	maxTidySize   = 256 << 10 // in one delta: the turn must not be held for long
+	maxTidyBlocks = 64 << 10
+	tidyPatience  = 10 * time.Second // for a block that says to which DAG a version belongs
+)
+
+// tidy removes the losers of a DAG, in commits of bounded size. While it reads rows,
+// others may write. What is a loser no more by then is left alone.
+func (c *checkpointer) tidy(ctx context.Context, dagName string) error {
+	t := newTidier(c.committer, dagName, min(c.opts.MaxBatchDeltaSize, maxTidySize, c.blocks.maxSize/4))
+	for e, err := range c.store.rowsOf(ctx, c.store.keys.losers, 2, true) {
+		if err != nil {
+			return err
+		}
+		n, ok := parseLoser(e.Key)
+		if !ok {
+			continue
+		}
+		if err := t.consider(ctx, n); err != nil {
+			return err
+		}
+	}
+	return t.flush(ctx)
+}
+
+func newTidier(c *committer, dagName string, limit int) *tidier {
+	t := &tidier{committer: c, dagName: dagName, limit: limit, isOurs: make(map[blockID]bool), alone: true}
+	heads, pendingHeads := c.frontier.tips()
+	for _, tops := range []tips{heads, pendingHeads} {
+		for _, v := range tops {
+			t.alone = t.alone && v.DAGName == dagName
+		}
+	}
+	for _, cp := range c.frontier.checkpoints() {
+		if cp.state.held() {
+			t.held = append(t.held, cp)
+			t.alone = t.alone && cp.tip.DAGName == dagName
+		}
+	}
+	return t
+}
+
+// unescapeKey undoes escapeKey.
+var unescapeKey = strings.NewReplacer("%25", "%", "%2F", "/")
+
+// parseLoser reads what a loser's row says by its name.
+func parseLoser(name string) (versionName, bool) {
+	key, id, ok := splitID(name)
+	key = unescapeKey.Replace(strings.TrimPrefix(key, "/"))
+	return versionName{key, id}, ok && isKey(key)
+}
+
+func (t *tidier) consider(ctx context.Context, n versionName) error {
+	size := tombstoneSize(n.key)
+	if size > t.limit {
+		return nil
+	}
+	if ours, err := t.owns(ctx, n.id); !ours || err != nil {
+		return err
+	}
+	if t.size+size > t.limit {
+		if err := t.flush(ctx); err != nil {
+			return err
+		}
+	}
+	t.found, t.size = append(t.found, n), t.size+size
+	return nil
+}
+
+// owns reports whether a block is one of the DAG. One that cannot be read soon, and that
+// no cover has, is not taken for one.
+func (t *tidier) owns(ctx context.Context, id blockID) (bool, error) {
+	if t.alone {
+		return true, nil
+	}
+	ours, known := t.isOurs[id]
+	if known {
+		return ours, nil
+	}
+	ours, err := t.find(ctx, id)
+	if err == nil {
+		if len(t.isOurs) == maxTidyBlocks {
+			clear(t.isOurs)
+		}
+		t.isOurs[id] = ours
+	}
+	return ours, err
+}
+
+func (t *tidier) find(ctx context.Context, id blockID) (ours bool, err error) {
+	for _, cp := range t.held {
+		covered, err := t.committer.store.inSegments(ctx, cp.segments, id)
+		if covered || err != nil {
+			return cp.tip.DAGName == t.dagName, err
+		}
+	}
+	soon, cancel := context.WithTimeout(ctx, tidyPatience)
+	defer cancel()
+	b, err := t.committer.blocks.getMerged(soon, id)
+	return err == nil && b.delta.dagName == t.dagName, ctx.Err()
+}
+
+// flush removes what has been found.
+func (t *tidier) flush(ctx context.Context) error {
+	if len(t.found) == 0 {
+		return nil
+	}
+	err := t.committer.do(ctx, func(c *commit) error { return t.remove(context.WithoutCancel(ctx), c) })
+	t.found, t.size = t.found[:0], 0
+	return err
+}
+
+func (t *tidier) remove(ctx context.Context, c *commit) error {
+	keys := make([]string, len(t.found))
+	for i, n := range t.found {
+		keys[i] = n.key
+	}
+	if err := c.set.loadAhead(ctx, keys); err != nil {
+		return err
+	}
+	var lost []*pb.Element
+	for _, n := range t.found {
+		ok, err := c.hasLost(ctx, n)
+		if err != nil {
+			return err
+		}
+		if ok {
+			lost = append(lost, &pb.Element{Key: n.key, Id: n.id.dsKey()})
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	slices.SortFunc(lost, byKeyAndID)
+	d := c.committer.blocks.newDelta()
+	d.SetDagName(t.dagName)
+	d.SetTombstones(lost)
+	d.SetPriority(c.dag.height(t.dagName))
+	return c.publish(ctx, []Delta{d})
+}
+
+// hasLost reports whether a version is live, and is known to have lost to another. Its
+// block is to be complete: a tombstone for any other may stay an open one.
+func (c *commit) hasLost(ctx context.Context, n versionName) (bool, error) {
+	k, err := c.set.load(ctx, n.key)
+	if err != nil || k.winner != winnerKnown || k.wonBy(n.id) {
+		return false, err
+	}
+	if live, err := c.set.isLive(ctx, k, n.id); err != nil || !live {
+		return false, err
+	}
+	m, err := c.dag.mark(ctx, n.id)
+	return err == nil && m.state == complete, err
+}
