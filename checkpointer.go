@@ -24,9 +24,10 @@ type checkpointer struct {
 	alone chan struct{} // holds one token; whoever takes it has a job
 
 	// Owned by the goroutine:
-	finished bool             // what the last run has not removed is gone
-	dropped  map[blockID]bool // checkpoints below which history has been dropped
-	alarm    *time.Timer      // rings when more is to be dropped; may be nil
+	finished  bool                  // what the last run has not removed is gone
+	undecided map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
+	dropped   map[blockID]bool      // checkpoints below which history has been dropped
+	alarm     *time.Timer           // rings when more is to be dropped; may be nil
 
 	mu         sync.Mutex
 	current    *checkpointJob // of the holder of alone
@@ -72,6 +73,19 @@ func (c *checkpointer) begin(ctx context.Context, dagName string) (_ context.Con
 		return ctx, nil, err
 	}
 	return ctx, end, nil
+}
+
+// do does a job, and returns errPurging if a purge has ended it.
+func (c *checkpointer) do(ctx context.Context, dagName string, job func(context.Context) error) error {
+	ctx, end, err := c.begin(ctx, dagName)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err = job(ctx); err != nil && context.Cause(ctx) == errPurging {
+		return errPurging
+	}
+	return err
 }
 
 func (c *checkpointer) setCurrent(j *checkpointJob) {
@@ -151,7 +165,7 @@ func (c *checkpointer) takeRing() bool {
 // workOff does what there is to do, what is more urgent first. After an error it is
 // tried again after a while.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.dropDue}
+	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.verifyNext, c.dropDue}
 	for i := 0; i < len(jobs); i++ {
 		did, err := jobs[i](c.ctx)
 		switch {

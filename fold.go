@@ -1,0 +1,169 @@
+package crdt
+
+import (
+	"context"
+	"iter"
+	"slices"
+)
+
+// A snapshot is the joint effect of all blocks at and below some heads, within their DAG.
+// The fold makes it of the newest snapshots that are held, the bases, and of the blocks
+// above these (foldwalk.go). It is a pure function of the blocks, whatever the bases are:
+//
+//   - The cover is the bases' covers and the fresh blocks.
+//   - A tombstone in any of them removes its version. A version of a base stays only if
+//     every base that covers its block has it: another one may say that it is dead.
+//   - An open tombstone, which may have come long before its block, stays as long as the
+//     block is not in the cover.
+//
+// A fold takes no turn. It needs the ids of the fresh blocks in memory, and two sorters.
+
+// A folded snapshot.
+type folded struct {
+	snapshot snapshotName
+	segments []segment // of its cover
+	taken    bool      // it rests on one that was taken
+}
+
+// fold makes the snapshot of some heads, and gives its pages to a sink.
+func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
+	w, err := c.walk(ctx, dagName, heads)
+	if err != nil {
+		return nil, err
+	}
+	defer w.changes.close()
+	versions, err := w.foldVersions(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	f := &folded{taken: w.bases.anyTaken()}
+	if f.segments, err = c.blocks.extendCover(ctx, to, w.bases.covers(), uint64(len(w.fresh)), w.eachFresh()); err != nil {
+		return nil, err
+	}
+	cover, err := c.blocks.writeCover(ctx, to, f.segments)
+	f.snapshot = snapshotName{versions.id, cover, versions.entries, versions.bytes, coverIDs(f.segments)}
+	return f, err
+}
+
+// foldVersions makes the versions tree alone.
+func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (treeRoot, error) {
+	w, err := c.walk(ctx, dagName, heads)
+	if err != nil {
+		return treeRoot{}, err
+	}
+	defer w.changes.close()
+	return w.foldVersions(ctx, to)
+}
+
+func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID) (*foldWalk, error) {
+	w := newFoldWalk(c.store, c.blocks, c.committer.frontier.checkpoints(), dagName)
+	if err := w.run(ctx, heads); err != nil {
+		w.changes.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// foldVersions makes the versions tree of what the walk has found.
+func (w *foldWalk) foldVersions(ctx context.Context, to pageSink) (treeRoot, error) {
+	open, bases := newSorter(), []foldBase(nil)
+	defer open.close()
+	for _, cp := range w.bases {
+		if err := w.closeTombstones(ctx, cp, open); err != nil {
+			return treeRoot{}, err
+		}
+		covers := func(ctx context.Context, id blockID) (bool, error) { return w.store.inSegments(ctx, cp.segments, id) }
+		bases = append(bases, foldBase{cp.snapshot.tree(), covers})
+	}
+	tree := newTreeBuilder(to)
+	if err := tree.merge(ctx, w.blocks, bases, w.versionChanges(ctx, open)); err != nil {
+		return treeRoot{}, err
+	}
+	for t, err := range open.all() {
+		if err == nil {
+			err = tree.add(ctx, &t.entry)
+		}
+		if err != nil {
+			return treeRoot{}, err
+		}
+	}
+	return tree.finish(ctx)
+}
+
+// closeTombstones goes through the open tombstones of a base. Those whose block is covered
+// now are changes; the others stay open.
+func (w *foldWalk) closeTombstones(ctx context.Context, base *checkpoint, open *sorter) error {
+	for t, err := range w.blocks.openTombstones(ctx, base.snapshot.tree()) {
+		if err != nil {
+			return err
+		}
+		c := &treeChange{entry: entry{key: t.key, id: t.id}, removed: true}
+		closed, err := w.counts(ctx, c, open)
+		if err == nil && closed {
+			err = w.changes.add(c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// versionChanges yields the changes of versions that may be in the new tree.
+func (w *foldWalk) versionChanges(ctx context.Context, open *sorter) iter.Seq2[*treeChange, error] {
+	return func(yield func(*treeChange, error) bool) {
+		for c, err := range w.changes.all() {
+			counts := false
+			if err == nil {
+				counts, err = w.counts(ctx, c, open)
+			}
+			if (counts || err != nil) && !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// counts reports whether a change is about a block that is covered. If it is not, the
+// tombstone is open.
+func (w *foldWalk) counts(ctx context.Context, c *treeChange, open *sorter) (bool, error) {
+	if !c.removed {
+		return !w.out[c.id], nil
+	}
+	covered, err := w.covered(ctx, c.id)
+	if err != nil || covered {
+		return covered, err
+	}
+	return false, open.add(&treeChange{entry: entry{key: c.key, id: c.id, tombstone: true}})
+}
+
+func (w *foldWalk) eachFresh() iter.Seq2[coverID, error] {
+	return func(yield func(coverID, error) bool) {
+		for id := range slices.Values(w.fresh) {
+			if !yield(id, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (all checkpoints) covers() (covers [][]segment) {
+	for _, cp := range all {
+		covers = append(covers, cp.segments)
+	}
+	return covers
+}
+
+func (all checkpoints) anyTaken() bool {
+	for _, cp := range all {
+		if cp.taken {
+			return true
+		}
+	}
+	return false
+}
+
+// noPages is a sink that keeps nothing.
+type noPages struct{}
+
+func (noPages) addPages(context.Context, []page) error { return nil }

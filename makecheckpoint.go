@@ -1,0 +1,243 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+)
+
+// Checkpoint makes a checkpoint of the unnamed DAG: a block that carries the joint effect
+// of all blocks below it, so that a newcomer can fetch the live state in the place of the
+// history. If nothing has changed since the last one, that is returned again.
+//
+// First it removes the versions that others have replaced (losers), for all replicas, in
+// blocks of up to Options.MaxBatchDeltaSize. It reads what has come since the last
+// checkpoint, and writes what has changed: the first one reads all history. It fails if
+// a block of it is not here, was refused, or is a summary of old peers, and names that
+// block. Blocks that are written meanwhile are not part of it.
+//
+// Others may do whatever they like meanwhile, but another checkpoint, and what takes or
+// drops one, waits. PurgeDAG ends it. It must not be called by a hook.
+func (d *Datastore) Checkpoint(ctx context.Context) (Head, error) {
+	return d.checkpoint(ctx, "")
+}
+
+// CheckpointDAG does what Checkpoint does, of a DAG with a name. It needs the default
+// deltas, and removes no losers.
+func (m *MerkleCRDT) CheckpointDAG(ctx context.Context, dagName string) (Head, error) {
+	if err := checkDAGName(dagName); err != nil {
+		return Head{}, err
+	}
+	return m.checkpoint(ctx, dagName)
+}
+
+func (d *Datastore) checkpoint(ctx context.Context, dagName string) (head Head, err error) {
+	ctx, end, err := d.begin(ctx)
+	if err != nil {
+		return Head{}, err
+	}
+	defer end()
+	err = d.checkpointer.do(ctx, dagName, func(ctx context.Context) error {
+		head, err = d.checkpointer.checkpointDAG(ctx, dagName)
+		return err
+	})
+	return head, err
+}
+
+// StateRoot returns the root of the versions tree of the unnamed DAG as it is now. It is
+// the same on all replicas that have merged the same blocks, and of no other state. Like
+// Checkpoint it reads what has come since the last checkpoint, and fails where that does;
+// it writes nothing, so that what it names need not be anywhere.
+func (d *Datastore) StateRoot(ctx context.Context) (cid.Cid, error) {
+	ctx, end, err := d.begin(ctx)
+	if err != nil {
+		return cid.Undef, err
+	}
+	defer end()
+	var root treeRoot
+	err = d.checkpointer.do(ctx, "", func(ctx context.Context) error {
+		heads, _ := d.frontier.tips()
+		root, err = d.checkpointer.foldVersions(ctx, "", heads.of(""), noPages{})
+		return err
+	})
+	if err != nil {
+		return cid.Undef, err
+	}
+	return root.id.Cid(), nil
+}
+
+var (
+	errNoHeads   = errors.New("crdt: there is nothing to make a checkpoint of: the DAG has no heads")
+	errOwnDeltas = errors.New("crdt: a checkpoint needs the default deltas, and there is a MerkleCRDTOptions.DeltaFactory")
+	errDisputed  = errors.New("crdt: no checkpoint is made on one that was taken, as what the blocks say contradicts another one")
+)
+
+// checkpointDAG makes a checkpoint of a DAG.
+func (c *checkpointer) checkpointDAG(ctx context.Context, dagName string) (Head, error) {
+	if _, ours := c.blocks.newDelta().(*pbDelta); !ours {
+		return Head{}, errOwnDeltas
+	}
+	if head, ok := c.unchanged(dagName); ok {
+		return head, nil
+	}
+	heads := c.headsToFold(dagName)
+	if len(heads) == 0 {
+		return Head{}, errNoHeads
+	}
+	f, err := c.fold(ctx, dagName, heads.ids(), c.blocks)
+	if err != nil {
+		return Head{}, err
+	}
+	if f.taken && c.committer.frontier.checkpoints().disputed(dagName) {
+		return Head{}, errDisputed
+	}
+	return c.publish(ctx, dagName, heads, f)
+}
+
+// unchanged returns the head of a DAG if that is its only one, and a checkpoint that is
+// held.
+func (c *checkpointer) unchanged(dagName string) (head Head, ok bool) {
+	tips, _ := c.committer.frontier.tips()
+	heads := tips.of(dagName)
+	if len(heads) != 1 {
+		return head, false
+	}
+	cp := c.committer.frontier.checkpoints()[heads[0]]
+	if cp == nil || !cp.state.held() {
+		return head, false
+	}
+	return cp.head(), true
+}
+
+func (cp *checkpoint) head() Head { return Head{Cid: cp.id.Cid(), HeadValue: cp.tip} }
+
+// headsToFold returns the heads of a DAG that one checkpoint can be made of.
+func (c *checkpointer) headsToFold(dagName string) tips {
+	all, _ := c.committer.frontier.tips()
+	ids, heads := all.of(dagName), make(tips)
+	for _, id := range ids[:min(len(ids), maxFolded, c.blocks.maxLinks())] {
+		heads[id] = all[id]
+	}
+	return heads
+}
+
+// publish makes a folded snapshot a block, which is held from the same commit on.
+func (c *checkpointer) publish(ctx context.Context, dagName string, heads tips, f *folded) (head Head, err error) {
+	covered, err := c.stage(ctx, f.segments)
+	if err != nil {
+		return Head{}, err
+	}
+	d := &pbDelta{}
+	d.SetDagName(dagName)
+	d.SetPriority(above(heads.maxHeight(dagName)))
+	d.setCheckpoint(&f.snapshot)
+	err = c.committer.do(ctx, func(now *commit) error {
+		b, err := now.publishCheckpoint(context.WithoutCancel(ctx), d, heads.ids())
+		if err != nil {
+			return err
+		}
+		now.hold(b.checkpoint(), f, covered)
+		head = b.head()
+		return nil
+	})
+	return head, err
+}
+
+// stage writes the rows of a cover that is to be held, as far as they are not in use. It
+// returns the checkpoints that it covers and of which nothing is made.
+func (c *checkpointer) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
+	known := c.committer.frontier.checkpoints()
+	used := known.held().segments()
+	fresh := slices.DeleteFunc(slices.Clone(segments), func(s segment) bool { return slices.Contains(used, s) })
+	if err := c.committer.stageSegments(ctx, fresh); err != nil {
+		return nil, err
+	}
+	for id, cp := range known {
+		if !cp.idle() {
+			continue
+		}
+		in, err := c.store.inSegments(ctx, segments, id)
+		if err != nil {
+			return nil, err
+		}
+		if in {
+			covered = append(covered, id)
+		}
+	}
+	return covered, nil
+}
+
+// publishCheckpoint makes a block of a checkpoint's delta and merges it. It links to the
+// heads that were folded and to nothing else, whatever the heads are now: all that it
+// links to is taken for covered. If another replica has made the same block, that is it.
+func (c *commit) publishCheckpoint(ctx context.Context, d *pbDelta, heads []blockID) (*block, error) {
+	for _, id := range heads {
+		if m, err := c.dag.mark(ctx, id); err != nil {
+			return nil, err
+		} else if m.state != complete {
+			return nil, fmt.Errorf("crdt: block %s was purged meanwhile: begin anew", id.Cid())
+		}
+	}
+	b, err := c.committer.blocks.build(d, heads)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := c.dag.merged(ctx, b.id); err != nil || known {
+		return b, err
+	}
+	if err := c.committer.blocks.admit(ctx, b); err != nil {
+		return nil, err
+	}
+	c.made = append(c.made, b)
+	return b, c.merge(ctx, b)
+}
+
+// hold makes the cover of a checkpoint count as marks. The pages and the rows of the cover
+// must all be here.
+func (c *commit) hold(cp *checkpoint, f *folded, covered []blockID) {
+	held := *cp
+	held.state, held.since = checkpointHeld, time.Now()
+	held.segments, held.taken = f.segments, f.taken
+	c.checkpoints.set(&held)
+	for _, id := range covered {
+		c.checkpoints.forget(id)
+	}
+	c.dag.begunAnew = append(c.dag.begunAnew, cp.tip.DAGName)
+}
+
+// held returns those checkpoints whose cover counts as marks.
+func (all checkpoints) held() checkpoints {
+	held := make(checkpoints)
+	for id, cp := range all {
+		if cp.state.held() {
+			held[id] = cp
+		}
+	}
+	return held
+}
+
+// of returns those of a DAG.
+func (all checkpoints) of(dagName string) checkpoints {
+	mine := make(checkpoints)
+	for id, cp := range all {
+		if cp.tip.DAGName == dagName {
+			mine[id] = cp
+		}
+	}
+	return mine
+}
+
+// disputed reports whether an own fold of a DAG, that rests on a taken snapshot, has
+// contradicted another one.
+func (all checkpoints) disputed(dagName string) bool {
+	for _, cp := range all.of(dagName) {
+		if cp.disputed {
+			return true
+		}
+	}
+	return false
+}

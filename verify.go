@@ -1,0 +1,187 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A checkpoint of another replica that has become complete by walking is checked: what is
+// folded here of the same heads must be the same. If it is, the checkpoint is held. If it
+// is not, it is void: a block like any other, that is never built on or taken. If nothing
+// can be folded, it stays undecided, which does no harm.
+
+// verifyNext checks the highest checkpoint that may be checked.
+func (c *checkpointer) verifyNext(ctx context.Context) (did bool, err error) {
+	cp, err := c.nextToVerify(ctx)
+	if cp == nil || err != nil {
+		return false, err
+	}
+	err = c.do(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.verify(ctx, cp) })
+	if errors.Is(err, errPurging) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// nextToVerify returns the highest checkpoint that is complete and has not been judged.
+// One whose links are all in covers that are held says nothing new: it is passed over.
+func (c *checkpointer) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
+	known := c.committer.frontier.checkpoints()
+	for id, cp := range known {
+		if cp.state != checkpointSeen || cp.disputed || next != nil && cp.isWorth(next) < 0 {
+			continue
+		}
+		if tried, ok := c.undecided[id]; ok && !known.newestHold().After(tried) {
+			continue
+		}
+		m, err := c.store.mark(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if m.state != complete {
+			continue
+		}
+		old, err := c.isOld(ctx, known, cp)
+		if err != nil {
+			return nil, err
+		}
+		if !old {
+			next = cp
+		}
+	}
+	return next, nil
+}
+
+// isOld reports whether all that a checkpoint covers is in covers that are held. One
+// that was made of the same heads as another is checked all the same: that costs nothing.
+func (c *checkpointer) isOld(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
+	if known.sameHeads(cp) != nil {
+		return false, nil
+	}
+	covers := known.held().of(cp.tip.DAGName).segments()
+	for _, id := range cp.links {
+		if in, err := c.store.inSegments(ctx, covers, id); !in || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// sameHeads returns a checkpoint that is held and was made of the same heads, or nil.
+func (all checkpoints) sameHeads(cp *checkpoint) *checkpoint {
+	for id, o := range all {
+		if id != cp.id && o.state.held() && o.tip.DAGName == cp.tip.DAGName && sameIDs(o.links, cp.links) {
+			return o
+		}
+	}
+	return nil
+}
+
+func sameIDs(a, b []blockID) bool {
+	return slices.Equal(sortIDs(slices.Clone(a)), sortIDs(slices.Clone(b)))
+}
+
+// verify checks a checkpoint.
+func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
+	f, err := c.refold(ctx, cp)
+	if errors.Is(err, errCannotFold) {
+		return c.leaveUndecided(cp, err)
+	}
+	if err != nil {
+		return err
+	}
+	segments, err := c.agree(ctx, f, cp)
+	switch {
+	case errors.Is(err, errBadSnapshot):
+		return c.contradict(ctx, cp, f, err)
+	case err != nil && ctx.Err() == nil:
+		return c.leaveUndecided(cp, err)
+	case err != nil:
+		return err
+	}
+	f.segments = segments
+	covered, err := c.stage(ctx, f.segments)
+	if err != nil {
+		return err
+	}
+	return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.hold(cp, f, covered) })
+}
+
+// refold makes the snapshot of the heads of a checkpoint.
+func (c *checkpointer) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
+	if same := c.committer.frontier.checkpoints().sameHeads(cp); same != nil {
+		return &folded{snapshot: same.snapshot, segments: same.segments, taken: same.taken}, nil
+	}
+	return c.fold(ctx, cp.tip.DAGName, cp.links, c.blocks)
+}
+
+// agree returns the segments of a checkpoint's cover, all of whose pages are here, if its
+// snapshot is what has been folded. Otherwise it returns errBadSnapshot.
+func (c *checkpointer) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segment, error) {
+	own, other := f.snapshot, cp.snapshot
+	if own == other {
+		return f.segments, nil
+	}
+	own.cover = other.cover
+	if own != other {
+		return nil, fmt.Errorf("%w: it says %+v, and its blocks say %+v", errBadSnapshot, other, own)
+	}
+	segments, err := c.blocks.readCover(ctx, other.cover)
+	if err != nil {
+		return nil, err
+	}
+	same, err := c.blocks.sameCover(ctx, f.segments, segments)
+	if err == nil && !same {
+		err = fmt.Errorf("%w: it covers other blocks than those below it", errBadSnapshot)
+	}
+	return segments, err
+}
+
+// contradict is for a checkpoint that is not what its blocks say. Where the own fold rests
+// on a snapshot that was taken, this may be the wrong one.
+func (c *checkpointer) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
+	if f.taken {
+		c.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
+		return c.judge(ctx, cp, func(now *commit, cp *checkpoint) {
+			disputed := *cp
+			disputed.disputed = true
+			now.checkpoints.set(&disputed)
+		})
+	}
+	c.log.Errorf("checkpoint %s is void: %s", cp.id.Cid(), why)
+	return c.judge(ctx, cp, func(now *commit, cp *checkpoint) {
+		void := *cp
+		void.state = checkpointVoid
+		now.checkpoints.set(&void)
+	})
+}
+
+// judge changes what is known of a checkpoint, if that is as it was.
+func (c *checkpointer) judge(ctx context.Context, cp *checkpoint, change func(*commit, *checkpoint)) error {
+	return c.committer.do(ctx, func(now *commit) error {
+		if cp := now.checkpoints.now[cp.id]; cp != nil && cp.state == checkpointSeen {
+			change(now, cp)
+		}
+		return nil
+	})
+}
+
+// newestHold is when a checkpoint came to be held last.
+func (all checkpoints) newestHold() (newest time.Time) {
+	for _, cp := range all.held() {
+		if cp.since.After(newest) {
+			newest = cp.since
+		}
+	}
+	return newest
+}
+
+// leaveUndecided lets a checkpoint be until another one is held, or until the next start.
+func (c *checkpointer) leaveUndecided(cp *checkpoint, why error) error {
+	c.log.Infof("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), why)
+	setIn(&c.undecided, cp.id, c.committer.frontier.checkpoints().newestHold())
+	return nil
+}
