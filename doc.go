@@ -115,7 +115,8 @@
 //   - delta.go and blockid.go say what a delta and a block's name look like,
 //     which deltas are refused, and which of their elements are left out.
 //   - block.go is how a block is encoded. blockstore.go turns deltas into blocks and
-//     back. It alone talks to the DAG service, and it checks all that comes from it.
+//     back. It and pages.go alone talk to the DAG service, and they check all that comes
+//     from it.
 //   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
 //   - values.go reads losers from their blocks, when a commit uncovers them.
 //   - missing.go and request.go are what the scheduler knows of a missing block, and of
@@ -128,6 +129,10 @@
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
 //   - summary.go reads summaries.
+//   - pages.go reads and writes the pages of snapshots. tree.go says how versions and
+//     open tombstones are put into pages, and makes them: the same for all replicas, bit
+//     for bit. treepage.go is how such a page is encoded, treeread.go reads them ahead,
+//     treecheck.go checks those of peers, treefold.go makes a tree from older ones.
 //   - checkpoint.go is what is known of checkpoints, and checkpointrow.go how that is
 //     stored. overlay.go is what a commit does to tables in memory, such as this one.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
@@ -313,6 +318,8 @@
 //     at as many links of theirs, or at all of one block (dag.go). Up to 64 Ki blocks
 //     whose parents have still to be told are known. The rest stays in the queue rows
 //     (commit.go).
+//   - A page has up to 1 MiB, and its entries take up to 512 KiB. Who reads a tree of
+//     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoint.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
