@@ -15,15 +15,16 @@ import (
 
 // A block is a delta in its dag-pb node, with links to what it builds on.
 type block struct {
-	id        blockID
-	raw       []byte
-	delta     *deltaContent
-	links     []blockID
-	v0        map[blockID]bool // the links that have CIDs of version 0; mostly nil
-	skips     int              // how many of the links, the last ones, are skip links
-	summed    []blockID        // the links of a summary, which has no others
-	queued    bool             // it may have a queue row, though no block waits for it
-	neverHead bool             // below a complete block: it must not become a head
+	id            blockID
+	raw           []byte
+	delta         *deltaContent
+	links         []blockID
+	v0            map[blockID]bool // the links that have CIDs of version 0; mostly nil
+	skips         int              // how many of the links, the last ones, are skip links
+	summed        []blockID        // the links of a summary, which has no others
+	namesSnapshot bool             // it is known, and its delta may be that of a checkpoint
+	queued        bool             // it may have a queue row, though no block waits for it
+	neverHead     bool             // below a complete block: it must not become a head
 }
 
 // link adds a link to a block that is being read.

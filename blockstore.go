@@ -93,9 +93,11 @@ func (s *blockStore) decodeKnown(id blockID, raw []byte) (*block, error) {
 	for _, l := range links {
 		b.link(l)
 	}
-	if s.isSummary(raw) {
+	summary, checkpoint := s.peek(raw)
+	if summary {
 		b.asSummary()
 	}
+	b.namesSnapshot = checkpoint
 	return b, nil
 }
 

@@ -177,9 +177,6 @@ func (all checkpoints) use() map[blockID]bool {
 
 // unused returns the segments that no checkpoint has any more once the commit is made.
 func (c *checkpointsChange) unused() (segments []segment) {
-	if !c.changed {
-		return nil
-	}
 	used := c.now.use()
 	for id, was := range c.before {
 		if c.now[id] == was {

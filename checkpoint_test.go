@@ -11,7 +11,6 @@ import (
 	"time"
 
 	cid "github.com/ipfs/go-cid"
-	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -143,8 +142,15 @@ func TestIdleCheckpointsAreBounded(t *testing.T) {
 	})
 }
 
-// A block that an old store lacks below its heads may be a checkpoint.
+// A block that an old store lacks below its heads may be a checkpoint, and so may one
+// that it has: to the old module it was like any other.
 func TestRepairSeesCheckpoints(t *testing.T) {
+	for name, merged := range map[string]bool{"missed": false, "merged": true} {
+		t.Run(name, func(t *testing.T) { repairSeesCheckpoints(t, merged) })
+	}
+}
+
+func repairSeesCheckpoints(t *testing.T, merged bool) {
 	r := newTestNet().newReplica(t)
 	r.put("/k", "v")
 	c := r.offer(r.node.net.node(), checkpointDelta(2), r.head())
@@ -152,8 +158,9 @@ func TestRepairSeesCheckpoints(t *testing.T) {
 	r.put("/k", "on it")
 	r.must(r.Close())
 	id := blockID(c.Hash()[2:])
-	for _, k := range []ds.Key{r.Datastore.store.keys.block(id), r.Datastore.store.keys.checkpoint(id, nil)} {
-		r.must(r.store.Delete(ctx, k))
+	r.must(r.store.Delete(ctx, r.Datastore.store.keys.checkpoint(id, nil)))
+	if !merged {
+		r.must(r.store.Delete(ctx, r.Datastore.store.keys.block(id)))
 	}
 	r.open()
 	if n := len(r.frontier.checkpoints()); n != 0 {

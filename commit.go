@@ -245,9 +245,11 @@ func (c *commit) finish(ctx context.Context) error {
 		c.check()
 	}
 	c.rows = append(append(c.set.rows(), c.dag.rows()...), c.rows...)
-	c.rows = append(c.rows, c.checkpoints.rows(c.committer.store.keys.checkpoint, (*checkpoint).encode)...)
-	if err := c.noteSpare(ctx, c.checkpoints.unused()); err != nil {
-		return err
+	if c.checkpoints.changed {
+		c.rows = append(c.rows, c.checkpoints.rows(c.committer.store.keys.checkpoint, (*checkpoint).encode)...)
+		if err := c.noteSpare(ctx, c.checkpoints.unused()); err != nil {
+			return err
+		}
 	}
 	if len(c.rows) == 0 {
 		c.committer.learnInTurn(c)

@@ -152,21 +152,27 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	defer r.releaseAlone()
 	marked := r.marks()
-	found, low, errs := r.findMissed(ctx)
+	found := r.findMissed(ctx)
+	errs := found.errs
 	// Children first: then each block is complete when it comes.
-	slices.SortFunc(found, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
-	for _, m := range found {
+	slices.SortFunc(found.missed, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
+	for _, m := range found.missed {
 		if err := r.mergeMissed(ctx, m); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	for _, m := range low {
+	for _, m := range found.low {
 		if err := r.takeFromHeads(ctx, m); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	if len(found) > 0 {
-		r.log.Infof("repair has found %d blocks that had not been merged", len(found))
+	for _, id := range found.checkpoints {
+		if err := r.seeCheckpoint(ctx, id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if n := len(found.missed); n > 0 {
+		r.log.Infof("repair has found %d blocks that had not been merged", n)
 		r.fetcher.unread.ring() // what these link to may be missing as well
 	}
 	if len(errs) > 0 {
@@ -183,13 +189,22 @@ type missed struct {
 	above  []blockID // merged blocks that link to it
 }
 
-// findMissed returns the missed blocks below the heads, and those blocks of the frontier
-// that others below the heads link to: these were missed, and then a peer announced them.
-func (r *repairer) findMissed(ctx context.Context) (found, low []*missed, errs []error) {
+// What a repair has found below the heads:
+type findings struct {
+	missed      []*missed
+	low         []*missed // blocks of the frontier that others link to: these were missed, and then a peer announced them
+	checkpoints []blockID // known blocks that may be checkpoints, and are not known as such: the old module knows none
+	errs        []error
+}
+
+// findMissed walks down from the heads.
+func (r *repairer) findMissed(ctx context.Context) *findings {
 	heads, pendingHeads := r.committer.frontier.tips()
+	found := &findings{}
 	stages, err := r.known(ctx)
 	if err != nil {
-		return nil, nil, []error{err}
+		found.errs = []error{err}
+		return found
 	}
 	t, above := &traversal{stages: stages, judged: true}, make(map[blockID][]blockID)
 	t.enter = func(ctx context.Context, id blockID) (bool, error) {
@@ -199,37 +214,63 @@ func (r *repairer) findMissed(ctx context.Context) (found, low []*missed, errs [
 		}
 		return !covered, err
 	}
+	checkpoints := r.committer.frontier.checkpoints()
 	err = r.blocks.traverse(ctx, heads.ids(), t, func(id blockID, b *block, err error) error {
-		switch {
-		case err == nil && b.delta == nil: // known
-			for _, link := range b.links {
-				if t.stages[link]&known == 0 || heads.has(link) || pendingHeads.has(link) {
-					above[link] = append(above[link], id)
-				}
+		if err != nil || b.delta != nil {
+			r.note(found, t, id, b, err)
+			return ctx.Err()
+		}
+		for _, link := range b.links {
+			if t.stages[link]&known == 0 || heads.has(link) || pendingHeads.has(link) {
+				above[link] = append(above[link], id)
 			}
-		case err == nil:
-			found = append(found, &missed{link: t.link(id), height: b.delta.priority})
-		case !isFinal(err):
-			errs = append(errs, err)
-		case t.stages[id]&known != 0: // the old module let more pass
-			r.log.Warnf("repair does not go below %s", err)
-		default:
-			found = append(found, &missed{link: t.link(id)})
+		}
+		if b.namesSnapshot && checkpoints[id] == nil {
+			found.checkpoints = append(found.checkpoints, id)
 		}
 		return ctx.Err()
 	})
 	if err != nil {
-		errs = append(errs, err)
+		found.errs = append(found.errs, err)
 	}
-	for _, m := range found {
+	for _, m := range found.missed {
 		m.above = above[m.link.id]
 	}
 	for _, id := range slices.Concat(heads.ids(), pendingHeads.ids()) {
 		if len(above[id]) > 0 {
-			low = append(low, &missed{link: link{id: id}, above: above[id]})
+			found.low = append(found.low, &missed{link: link{id: id}, above: above[id]})
 		}
 	}
-	return found, low, errs
+	return found
+}
+
+// note notes a block that is not known, or that could not be read.
+func (r *repairer) note(found *findings, t *traversal, id blockID, b *block, err error) {
+	switch {
+	case err == nil:
+		found.missed = append(found.missed, &missed{link: t.link(id), height: b.delta.priority})
+	case !isFinal(err):
+		found.errs = append(found.errs, err)
+	case t.stages[id]&known != 0: // the old module let more pass
+		r.log.Warnf("repair does not go below %s", err)
+	default:
+		found.missed = append(found.missed, &missed{link: t.link(id)})
+	}
+}
+
+// seeCheckpoint takes notice of a checkpoint that was merged as a block like any other.
+func (r *repairer) seeCheckpoint(ctx context.Context, id blockID) error {
+	b, err := r.blocks.getMerged(ctx, id)
+	if err != nil || b.checkpoint() == nil {
+		return err
+	}
+	return r.committer.do(ctx, func(c *commit) error {
+		m, err := c.dag.mark(ctx, id)
+		if err == nil && m.state.merged() && c.checkpoints.now[id] == nil {
+			c.checkpoints.see(b.checkpoint())
+		}
+		return err
+	})
 }
 
 // takeFromHeads keeps a block from being a head if one of its DAG is above it.

@@ -56,10 +56,11 @@ func (c *deltaContent) readClaims() {
 // asSummary takes the links of a block for those of a summary.
 func (b *block) asSummary() { b.links, b.skips, b.summed = nil, 0, b.links }
 
-// isSummary reports whether a node's delta is a summary, without decoding it.
-func (s *blockStore) isSummary(raw []byte) (is bool) {
+// peek reports whether a node's delta is a summary, and whether it has the field of
+// checkpoints, without decoding it.
+func (s *blockStore) peek(raw []byte) (summary, checkpoint bool) {
 	if _, ours := s.newDelta().(*pbDelta); !ours {
-		return false
+		return false, false
 	}
 	_ = eachField(raw, dataField, func(delta []byte) error { // what is malformed has no links either
 		for len(delta) > 0 {
@@ -67,16 +68,19 @@ func (s *blockStore) isSummary(raw []byte) (is bool) {
 			if n < 0 {
 				return protowire.ParseError(n)
 			}
-			if num == summaryField && typ == protowire.VarintType {
+			switch {
+			case num == summaryField && typ == protowire.VarintType:
 				_, _, tag := protowire.ConsumeTag(delta)
 				v, _ := protowire.ConsumeVarint(delta[tag:])
-				is = protowire.DecodeBool(v)
+				summary = protowire.DecodeBool(v)
+			case num == checkpointField && typ == protowire.BytesType:
+				checkpoint = true
 			}
 			delta = delta[n:]
 		}
 		return nil
 	})
-	return is
+	return summary, checkpoint
 }
 
 // below returns the blocks to read after a block, on the way down: its links, but for
