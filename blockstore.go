@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ipld "github.com/ipfs/go-ipld-format"
@@ -31,6 +32,8 @@ type blockStore struct {
 	timeout  time.Duration                            // for each request; 0: none
 	maxSize  int
 	marks    *rowStore // which blocks are here
+
+	pagesGot atomic.Uint64 // of snapshots, so far
 
 	reading sync.Mutex // held to decode a block for its values: that may take much memory
 }

@@ -19,6 +19,7 @@ type checkpointer struct {
 	blocks    *blockStore
 	committer *committer
 	fetcher   *fetcher
+	repairer  *repairer
 	opts      *Options
 
 	alone chan struct{} // holds one token; whoever takes it has a job
@@ -28,6 +29,8 @@ type checkpointer struct {
 	undecided map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
 	dropped   map[blockID]bool      // checkpoints below which history has been dropped
 	alarm     *time.Timer           // rings when more is to be dropped; may be nil
+	putOff    map[blockID]time.Time // checkpoints that are not to be taken before
+	again     *time.Timer           // for wakeLater; nil: it has not been needed
 
 	mu         sync.Mutex
 	current    *checkpointJob // of the holder of alone
@@ -143,8 +146,10 @@ func (c *checkpointer) stop() {
 	c.stopped = true
 	c.mu.Unlock()
 	c.background.Wait()
-	if c.alarm != nil {
-		c.alarm.Stop()
+	for _, timer := range []*time.Timer{c.alarm, c.again} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 }
 
@@ -165,7 +170,7 @@ func (c *checkpointer) takeRing() bool {
 // workOff does what there is to do, what is more urgent first. After an error it is
 // tried again after a while.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.verifyNext, c.dropDue}
+	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.takeJob, c.verifyNext, c.dropDue}
 	for i := 0; i < len(jobs); i++ {
 		did, err := jobs[i](c.ctx)
 		switch {

@@ -33,6 +33,7 @@ type committer struct {
 	stale             bool      // a write failed, and the store must be looked at again
 	unsure            *commit   // the one whose write failed: it may have been made
 	mayHaveTombstones bool      // in the store
+	mayHaveEarly      bool      // versions whose blocks are not merged: a take has begun some time
 	mayHaveClaims     bool      // in the store, or rows of what summaries sum up
 	fewer             bool      // some of these rows have gone since they were looked for
 	untold            []blockID // settled blocks with queue rows, whose parents have still to be told
@@ -42,6 +43,8 @@ type committer struct {
 	purge             *purge    // that is going on, or nil
 	skips             skips
 	voids             boundedLog
+
+	walks bool // Options.WalkHistory
 }
 
 // maxUntold is how many untold blocks are kept in memory, in terms of what one commit
@@ -117,6 +120,7 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	}
 	now.dag = newDAGChange(c.store, c.frontier, &now.checkpoints, c.spread)
 	now.set.purge, now.dag.purge = c.purge, c.purge
+	now.set.mayHaveEarly = c.mayHaveEarly
 	now.dag.mayHaveSummed = c.mayHaveClaims
 	return now, nil
 }
@@ -134,6 +138,11 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	format, _, err := storedVersion(ctx, c.store)
+	if err != nil {
+		return err
+	}
+	c.mayHaveEarly = format >= coveredVersion
 	c.frontier.set(heads, pendingHeads, known)
 	c.store.covers.set(known.heldSegments())
 	c.mayHaveTombstones, c.mayHaveClaims, c.fewer = true, true, true
@@ -182,7 +191,7 @@ func (c *committer) refreshInTurn(ctx context.Context) (err error) {
 }
 
 // merge adds a block to the commit, unless it has been merged before, or is
-// being purged.
+// hidden.
 func (c *commit) merge(ctx context.Context, b *block) error {
 	c.committer.purge.note(b)
 	if fresh, err := c.isFresh(ctx, b.id); err != nil || !fresh {
@@ -195,6 +204,7 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 		c.void = append(c.void, b)
 	}
 	if cp := b.checkpoint(); cp != nil {
+		cp.state = c.firstState(cp)
 		c.checkpoints.see(cp)
 	}
 	return c.dag.merge(ctx, b)
@@ -207,8 +217,8 @@ func (c *commit) mergeSet(ctx context.Context, id blockID, d *deltaContent) erro
 
 // mergePart applies some tombstones of a block that is to be merged later.
 func (c *commit) mergePart(ctx context.Context, w wanted, part []*pb.Element) error {
-	if c.committer.purge.hides(w.id) {
-		return nil
+	if hidden, err := c.dag.hides(ctx, w.id); err != nil || hidden {
+		return err
 	}
 	c.dag.setQueued(w.id, &w)
 	return c.set.removeAll(ctx, part, c.dag.merged)
@@ -223,10 +233,10 @@ func (c *commit) refuse(ctx context.Context, b *block) (bool, error) {
 	return true, c.dag.refuse(ctx, b)
 }
 
-// isFresh reports whether nothing is known of a block, and it is not being purged.
+// isFresh reports whether nothing is known of a block, and it is not hidden.
 func (c *commit) isFresh(ctx context.Context, id blockID) (bool, error) {
-	if c.committer.purge.hides(id) {
-		return false, nil
+	if hidden, err := c.dag.hides(ctx, id); err != nil || hidden {
+		return false, err
 	}
 	m, err := c.dag.mark(ctx, id)
 	return err == nil && m.state == unknown, err
@@ -321,7 +331,7 @@ func (c *committer) someUntoldInTurn(n int) []blockID {
 }
 
 // reclaim takes over those queued blocks that are known: it is their parents that have to
-// be told. It returns the others, which are missing.
+// be told. It returns the others, which are missing, but for hidden ones.
 func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wanted, err error) {
 	var here []blockID
 	for _, w := range queued {
@@ -331,7 +341,13 @@ func (c *committer) reclaim(ctx context.Context, queued []wanted) (missing []wan
 		case found:
 			here = append(here, w.id)
 		default:
-			missing = append(missing, w)
+			hidden, err := c.store.hiddenBy(ctx, c.frontier.checkpoints(), w.id)
+			if err != nil {
+				return nil, err
+			}
+			if !hidden {
+				missing = append(missing, w)
+			}
 		}
 	}
 	if err := c.acquire(ctx); err != nil {

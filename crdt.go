@@ -109,10 +109,12 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.fetcher = newFetcher(ctx, d.blocks, d.opts, classes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
 	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.fetcher.unread.ring, published: d.announcer.announce, checkpointSeen: func() { d.checkpointer.wake() }}, d.log)
+	d.committer.walks = d.opts.WalkHistory
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize, supersede: d.opts.SupersedingPuts}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, cascadeStep: maxSpread, refusals: boundedLog{log: d.log, what: "refusing a block"}}
 	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
 	d.checkpointer = newCheckpointer(ctx, d.committer, d.fetcher, d.opts)
+	d.checkpointer.repairer, d.repairer.failed = d.repairer, d.checkpointer.wake
 }
 
 // prepare brings the store into the shape that the code expects.

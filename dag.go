@@ -101,6 +101,15 @@ func newDAGChange(store *rowStore, f *frontier, known *checkpointsChange, looks 
 	}
 }
 
+// hides reports whether a block is neither fetched nor merged, as it is being purged, or
+// a checkpoint is being taken or purged that covers it. Its queue row stays.
+func (c *dagChange) hides(ctx context.Context, id blockID) (bool, error) {
+	if c.purge.hides(id) {
+		return true, nil
+	}
+	return c.store.hiddenBy(ctx, c.checkpoints.now, id)
+}
+
 // mark returns what is known of a block.
 func (c *dagChange) mark(ctx context.Context, id blockID) (*mark, error) {
 	if c.purge.hides(id) {
@@ -175,9 +184,10 @@ func (c *dagChange) takeLinks(ctx context.Context, id blockID, m *mark) ([]block
 }
 
 // height is the height of the next block of a DAG: above every head, and above
-// what is still being fetched, so that it wins over that as well.
+// what is still being fetched or taken, so that it wins over that as well.
 func (c *dagChange) height(dagName string) uint64 {
-	return above(max(c.purge.shown(c.heads.now).maxHeight(dagName), c.purge.shown(c.pendingHeads.now).maxHeight(dagName)))
+	heads, pendingHeads := c.purge.shown(c.heads.now), c.purge.shown(c.pendingHeads.now)
+	return above(max(heads.maxHeight(dagName), pendingHeads.maxHeight(dagName), c.checkpoints.now.takingHeight()))
 }
 
 // merge puts a block in its place: a head when all below it is complete, a
@@ -220,7 +230,9 @@ func (c *dagChange) await(ctx context.Context, b *block, m *mark) (broken bool, 
 		case refused, stranded:
 			broken = true
 		case unknown:
-			c.want(wanted{id: link, parent: b.id, height: b.heightBelow(i), v0: b.v0[link]})
+			if err := c.want(ctx, wanted{id: link, parent: b.id, height: b.heightBelow(i), v0: b.v0[link]}, m.tip.DAGName); err != nil {
+				return false, err
+			}
 			fallthrough
 		case pending:
 			w, err := c.waiters(ctx, link)
@@ -253,14 +265,18 @@ func (b *block) heightBelow(link int) uint64 {
 	return h - min(h, 1)
 }
 
-func (c *dagChange) want(w wanted) {
+// want queues a missing block below one of a DAG. If it is hidden or withheld, it is
+// fetched once it is that no more.
+func (c *dagChange) want(ctx context.Context, w wanted, dagName string) error {
 	if _, ok := c.queue[w.id]; ok {
-		return
+		return nil
 	}
 	c.setQueued(w.id, &w)
-	if !c.purge.hides(w.id) { // or else it is wanted once the purge has ended
+	hidden, err := c.hides(ctx, w.id)
+	if err == nil && !hidden && !c.checkpoints.now.withhold(w, dagName) {
 		c.wants = append(c.wants, w)
 	}
+	return err
 }
 
 func (c *dagChange) setQueued(id blockID, w *wanted) {

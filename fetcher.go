@@ -2,6 +2,8 @@ package crdt
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -260,6 +262,20 @@ func (f *fetcher) isDropped(b *missingBlock) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return b.state == dropped
+}
+
+// asksInVain reports whether blocks that may be lower than that seem to be nowhere.
+func (f *fetcher) asksInVain(height uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.scheduler.asksInVain(time.Now(), height)
+}
+
+// ids returns the blocks that are known to be missing.
+func (f *fetcher) ids() []blockID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.scheduler.missing))
 }
 
 // len returns how many blocks are known to be missing.

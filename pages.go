@@ -133,6 +133,7 @@ func (s *blockStore) getPage(ctx context.Context, from ipld.NodeGetter, n pageNa
 	if err := checkBytes(n.id, data); err != nil {
 		return nil, err
 	}
+	s.pagesGot.Add(1)
 	if limit := s.maxSizeOf(n); len(data) > limit {
 		return nil, fmt.Errorf("%w: page %s has %d bytes, the limit is %d", errBadSnapshot, n.Cid(), len(data), limit)
 	}

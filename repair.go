@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	logging "github.com/ipfs/go-log/v2"
@@ -22,6 +23,9 @@ type repairer struct {
 	log       logging.StandardLogger
 
 	alone chan struct{} // holds one token; whoever takes it repairs or purges
+
+	stuck  atomic.Bool // the last repair has failed: something could not be had
+	failed func()      // called then; must not block
 
 	mu     sync.Mutex // held to write the row /d
 	marked uint64     // counts MarkDirty
@@ -175,7 +179,9 @@ func (r *repairer) repair(ctx context.Context) error {
 		r.log.Infof("repair has found %d blocks that had not been merged", n)
 		r.fetcher.unread.ring() // what these link to may be missing as well
 	}
+	r.stuck.Store(len(errs) > 0)
 	if len(errs) > 0 {
+		r.failed()
 		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])
 	}
 	return r.markClean(ctx, marked)
@@ -325,8 +331,12 @@ func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
 	})
 }
 
-// mergeMissed merges a missed block, unless it has come from elsewhere meanwhile.
+// mergeMissed merges a missed block, unless it has come from elsewhere meanwhile. A
+// hidden one is not done: it may have to be merged yet.
 func (c *commit) mergeMissed(ctx context.Context, b *block) error {
+	if hidden, err := c.dag.hides(ctx, b.id); err != nil || hidden {
+		return cmp.Or(err, fmt.Errorf("crdt: block %s is missing, and its checkpoint is being taken", b.id.Cid()))
+	}
 	if err := c.merge(ctx, b); err != nil || !b.neverHead {
 		return err
 	}

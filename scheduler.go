@@ -510,6 +510,18 @@ func (s *scheduler) forget(purged map[blockID]bool, unwanted []blockID) {
 	}
 }
 
+// asksInVain reports whether a linked block that may be lower than that has failed as
+// often as makes an announced one be given up, or has been asked for very long.
+func (s *scheduler) asksInVain(now time.Time, height uint64) bool {
+	for _, b := range s.missing {
+		slow := b.state == requested && now.Sub(b.request.since) > maxSlowAge
+		if b.queued && b.height < height && (slow || b.attempts >= maxAttempts) {
+			return true
+		}
+	}
+	return false
+}
+
 // restore takes up blocks that have queue rows, all of them or a part. Nothing is
 // known of what they have to do with each other: each is a group of its own, and
 // nobody's may be asked for first, so their heights are not looked at.

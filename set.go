@@ -31,6 +31,7 @@ type setChange struct {
 	claims map[blockID]map[string]claimNow // by the block they are about, and the key
 
 	mayHaveTombstones, mayHaveClaims bool // rows of these may be in the store
+	mayHaveEarly                     bool // and versions whose blocks are not merged
 }
 
 // A versionName names a version.
@@ -86,6 +87,20 @@ func (c *setChange) addVersion(ctx context.Context, key string, v version) error
 	return nil
 }
 
+// addEarly adds a version that a checkpoint carries, unless its tombstone is here. Its
+// block may never come.
+func (c *setChange) addEarly(ctx context.Context, e *entry) error {
+	dead, err := c.hasTombstone(ctx, versionName{e.key, e.id})
+	if err != nil || dead {
+		return err
+	}
+	k, err := c.load(ctx, e.key)
+	if err == nil && !k.wonBy(e.id) {
+		k.claim(version{id: e.id, priority: e.priority, value: e.value, keepValue: true})
+	}
+	return err
+}
+
 // takeTombstone removes the tombstone of a version whose block is being
 // merged, and reports whether there was one.
 func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, error) {
@@ -124,19 +139,13 @@ func (c *setChange) removeAll(ctx context.Context, tombstones []*pb.Element, mer
 	return nil
 }
 
-// remove removes a version if its block has been merged, and otherwise leaves
-// a tombstone for it.
+// remove removes a version. If its block has not been merged, it also leaves a tombstone.
 func (c *setChange) remove(ctx context.Context, key string, id blockID, merged func(context.Context, blockID) (bool, error)) error {
 	k, err := c.load(ctx, key)
 	if err != nil {
 		return err
 	}
-	if c.purge.hides(id) {
-		k.remove(id) // it may be here still
-		c.setTombstone(versionName{key, id}, true)
-		return nil
-	}
-	known := k.wonBy(id) && !k.win.keepValue // or it may be a claim
+	known := k.wonBy(id) && !k.win.keepValue && !c.purge.hides(id)
 	if !known {
 		if known, err = merged(ctx, id); err != nil {
 			return err
@@ -146,13 +155,33 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 		k.remove(id)
 		return nil
 	}
-	n := versionName{key, id}
-	c.setTombstone(n, true)
-	if _, claimed, err := c.claimedBy(ctx, n); err != nil || !claimed {
+	c.setTombstone(versionName{key, id}, true)
+	return c.removeEarly(ctx, k, id)
+}
+
+// removeEarly removes a version that may be here though its block is not merged: a claim,
+// one that came with a checkpoint, or one that is being purged.
+func (c *setChange) removeEarly(ctx context.Context, k *keyChange, id blockID) error {
+	if c.purge.hides(id) {
+		k.remove(id)
+		return nil
+	}
+	_, claimed, err := c.claimedBy(ctx, versionName{k.key, id})
+	if err != nil {
 		return err
 	}
-	c.dropClaim(k, id)
-	return nil
+	if claimed {
+		c.dropClaim(k, id)
+		return nil
+	}
+	if !c.mayHaveEarly {
+		return nil
+	}
+	here, err := c.find(ctx, k, id)
+	if here != nil {
+		k.remove(id)
+	}
+	return err
 }
 
 // load returns the state of a key in this commit.

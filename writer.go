@@ -359,17 +359,16 @@ func (c *commit) build(ctx context.Context, d Delta) (*block, error) {
 			return b, nil
 		}
 		known, err := c.heardOf(ctx, b.id)
-		if err != nil || !known && !c.committer.purge.hides(b.id) {
+		if err != nil || !known {
 			return b, err
 		}
 		d.SetPriority(d.GetPriority() + 1)
 	}
 }
 
-// heardOf reports whether a block is known, or claimed to be there.
+// heardOf reports whether a block is known, hidden, or claimed to be there.
 func (c *commit) heardOf(ctx context.Context, id blockID) (bool, error) {
-	m, err := c.dag.mark(ctx, id)
-	if err != nil || m.state != unknown {
+	if fresh, err := c.isFresh(ctx, id); err != nil || !fresh {
 		return true, err
 	}
 	keys, err := c.set.claimedKeys(ctx, id)

@@ -1,0 +1,339 @@
+package crdt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// To take a checkpoint is to merge its snapshot in the place of all blocks that it
+// covers, which need not be fetched then. It comes to the same as merging each of them.
+//
+//	Seen, Wanted   All pages are fetched and checked, and the segments of the cover become
+//	  |            rows that nobody looks at yet: nothing has changed (takeprepare.go).
+//	  | begin
+//	  v
+//	Taking         No block of the cover is fetched or merged: one that was merged after
+//	  |            the entries could bring back what the cover has removed. The entries are
+//	  |            merged, and then those versions go that the cover has removed.
+//	  | finish
+//	  v
+//	Told           The cover counts as marks. Those that wait for its blocks are told, and
+//	  |            rows go that nobody needs any more (taketell.go).
+//	  v
+//	Held
+//
+// Each step is a commit, or many of bounded size, with others in between. All can be made
+// again without harm. Before the last arrow but one a take may be left: what it has added stays, as the
+// blocks add the same.
+//
+// So a version may be here before its block, during a take and after one that was left.
+// Such a version is stored with its value, and with keepValue set, which says that its
+// block need not be here.
+
+// What one commit of a take adds and removes at most.
+const (
+	maxTakenEntries = 2048
+	maxTakenBytes   = 2 << 20 // of keys and values
+	maxDead         = 256     // versions: each may uncover a value that must be read from its block
+)
+
+// errLeft says why a checkpoint is not taken, or not taken any further, for now.
+var errLeft = errors.New("crdt: the checkpoint cannot be taken now")
+
+// take goes on with taking a checkpoint, from wherever it is. It returns nil when there
+// is nothing more to do now: it is held, or void, or to be tried again some time.
+func (c *checkpointer) take(ctx context.Context, id blockID) error {
+	err := c.takeOn(ctx, id)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, errBadSnapshot):
+		return c.avoid(ctx, id, err)
+	case errors.Is(err, errLeft):
+		return c.leave(ctx, id, err)
+	}
+	return err
+}
+
+func (c *checkpointer) takeOn(ctx context.Context, id blockID) error {
+	if cp := c.checkpoint(id); cp != nil && (cp.state == checkpointSeen || cp.state == checkpointWanted) {
+		if err := c.beginTake(ctx, cp); err != nil {
+			return err
+		}
+	}
+	if cp := c.checkpoint(id); cp != nil && cp.state == checkpointTaking {
+		if err := c.mergeSnapshot(ctx, cp); err != nil {
+			return err
+		}
+	}
+	if cp := c.checkpoint(id); cp != nil && cp.state == checkpointTold {
+		return c.tellCover(ctx, cp)
+	}
+	return nil
+}
+
+// checkpoint returns what is known of a checkpoint. It is nil once its DAG has been purged.
+func (c *checkpointer) checkpoint(id blockID) *checkpoint {
+	return c.committer.frontier.checkpoints()[id]
+}
+
+// update makes a commit that also changes what is known of a checkpoint.
+func (c *checkpointer) update(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
+	c.committer.hooks.waitWhileFull()
+	return c.committer.do(ctx, func(now *commit) error {
+		old := now.checkpoints.now[id]
+		if old == nil {
+			return errLeft
+		}
+		cp := *old
+		if err := change(now, &cp); err != nil {
+			return err
+		}
+		now.checkpoints.set(&cp)
+		return nil
+	})
+}
+
+// beginTake lets no block of a checkpoint's cover be merged any more, once its snapshot has
+// been checked.
+func (c *checkpointer) beginTake(ctx context.Context, cp *checkpoint) error {
+	segments, err := c.prepare(ctx, cp)
+	if err != nil {
+		return err
+	}
+	if err := c.committer.raiseFormat(ctx); err != nil {
+		return err
+	}
+	err = c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+		if err := now.canTake(ctx, cp); err != nil {
+			return err
+		}
+		now.committer.mayHaveEarly = true
+		any, err := c.store.hasAny(ctx, c.store.keys.records)
+		cp.state, cp.segments, cp.done, cp.removals = checkpointTaking, segments, 0, any
+		return err
+	})
+	c.fetcher.unread.ring() // what has been withheld, and is not covered
+	return err
+}
+
+// canTake returns errLeft if a checkpoint is not to be taken.
+func (c *commit) canTake(ctx context.Context, cp *checkpoint) error {
+	if c.set.mayHaveClaims {
+		return fmt.Errorf("%w: the store has claims of summaries", errLeft)
+	}
+	for id, other := range c.checkpoints.now {
+		if other.state == checkpointTaking && other.tip.DAGName == cp.tip.DAGName {
+			return fmt.Errorf("%w: %s is being taken", errLeft, id.Cid())
+		}
+	}
+	m, err := c.dag.mark(ctx, cp.id)
+	if err == nil && m.state != pending && m.state != complete {
+		err = fmt.Errorf("%w: it is above a block that was refused", errLeft)
+	}
+	return err
+}
+
+// mergeSnapshot merges the snapshot of a checkpoint that is being taken.
+func (c *checkpointer) mergeSnapshot(ctx context.Context, cp *checkpoint) error {
+	if err := c.giveUpCover(ctx, cp); err != nil {
+		return err
+	}
+	some, err := c.surveyCover(ctx, cp)
+	if err != nil {
+		return err
+	}
+	if err := c.addEntries(ctx, cp, some); err != nil {
+		return err
+	}
+	if cp.removals {
+		if err := c.removeDead(ctx, cp); err != nil {
+			return err
+		}
+	}
+	return c.finishTake(ctx, cp)
+}
+
+// giveUpCover has no block of the cover fetched any more.
+func (c *checkpointer) giveUpCover(ctx context.Context, cp *checkpoint) error {
+	var covered []blockID
+	for _, id := range c.fetcher.ids() {
+		in, err := c.store.inSegments(ctx, cp.segments, id)
+		if err != nil {
+			return err
+		}
+		if in {
+			covered = append(covered, id)
+		}
+	}
+	c.fetcher.forget(nil, covered)
+	return nil
+}
+
+// surveyCover reports whether any block of the cover has been merged. If one was refused,
+// or is above one that was, replicas that walk will never have its effect, and the
+// checkpoint is left.
+func (c *checkpointer) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err error) {
+	for _, other := range c.committer.frontier.checkpoints() {
+		some = some || other.state.held() && other.tip.DAGName == cp.tip.DAGName
+	}
+	for e, err := range c.store.rowsOf(ctx, c.store.keys.blocks, 1, false) {
+		if err != nil {
+			return false, err
+		}
+		bad := len(e.Value) > 0 && markState(e.Value[0]&^neverHeadBit) != pending
+		_, id, ok := splitID(e.Key)
+		if !ok || some && !bad {
+			continue
+		}
+		in, err := c.store.inSegments(ctx, cp.segments, id)
+		if err != nil {
+			return false, err
+		}
+		if in && bad {
+			return false, fmt.Errorf("%w: it covers %s, which was refused here or is above one that was", errLeft, id.Cid())
+		}
+		some = some || in
+	}
+	return some, nil
+}
+
+// addEntries merges the entries of a snapshot, from where it was left. some: any of
+// the blocks of the cover may have been merged.
+func (c *checkpointer) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
+	var part takenPart
+	for e, err := range c.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done) {
+		if err != nil {
+			return fmt.Errorf("%w: %w", errLeft, err)
+		}
+		if part.isFull(e) {
+			if err := c.addPart(ctx, cp.id, &part, some); err != nil {
+				return err
+			}
+			part = takenPart{}
+		}
+		part.add(e)
+	}
+	return c.addPart(ctx, cp.id, &part, some)
+}
+
+// A takenPart is the entries that one commit adds.
+type takenPart struct {
+	entries []*entry
+	keys    []string // different ones
+	size    int
+}
+
+func (p *takenPart) add(e *entry) {
+	if p.last() != e.key {
+		p.keys = append(p.keys, e.key)
+	}
+	p.entries = append(p.entries, e)
+	p.size += len(e.key) + len(e.value)
+}
+
+// last returns the key of the last entry. No key is empty.
+func (p *takenPart) last() string {
+	if len(p.keys) == 0 {
+		return ""
+	}
+	return p.keys[len(p.keys)-1]
+}
+
+// isFull reports whether another entry belongs into the next commit. The versions of a
+// key stay together up to twice the size, so that the hooks are told once.
+func (p *takenPart) isFull(next *entry) bool {
+	n := 1
+	if p.last() == next.key {
+		n = 2
+	}
+	return len(p.entries) >= n*maxTakenEntries || p.size >= n*maxTakenBytes
+}
+
+func (c *checkpointer) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {
+	return c.update(ctx, id, func(now *commit, cp *checkpoint) error {
+		if err := now.set.loadAhead(ctx, p.keys); err != nil {
+			return err
+		}
+		for _, e := range p.entries {
+			if err := now.addEntry(ctx, e, some); err != nil {
+				return err
+			}
+		}
+		cp.done += uint64(len(p.entries))
+		return nil
+	})
+}
+
+// addEntry merges an entry of a snapshot. A version is not added if its block has been
+// merged, which then has added it.
+func (c *commit) addEntry(ctx context.Context, e *entry, some bool) error {
+	if e.tombstone {
+		return c.set.remove(ctx, e.key, e.id, c.dag.merged)
+	}
+	if some {
+		if merged, err := c.dag.merged(ctx, e.id); err != nil || merged {
+			return err
+		}
+	}
+	return c.set.addEarly(ctx, e)
+}
+
+// finishTake makes the cover of a checkpoint count as marks.
+func (c *checkpointer) finishTake(ctx context.Context, cp *checkpoint) error {
+	return c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+		if err := now.dag.replaceCover(ctx, cp); err != nil {
+			return err
+		}
+		cp.state, cp.since, cp.taken = checkpointTold, time.Now(), true
+		return nil
+	})
+}
+
+// replaceCover makes a checkpoint complete, in the place of what it covers.
+func (c *dagChange) replaceCover(ctx context.Context, cp *checkpoint) error {
+	for _, tips := range []*overlay[tips, HeadValue]{&c.heads, &c.pendingHeads} {
+		for _, id := range tips.now.of(cp.tip.DAGName) {
+			in, err := c.store.inSegments(ctx, cp.segments, id)
+			if err != nil {
+				return err
+			}
+			if in {
+				tips.remove(id)
+			}
+		}
+	}
+	m, err := c.mark(ctx, cp.id)
+	if err != nil || m.state != pending { // or else all below it has come under another cover
+		return err
+	}
+	links, err := c.takeLinks(ctx, cp.id, m)
+	if err == nil {
+		c.complete(cp.id, m, links)
+	}
+	return err
+}
+
+// avoid makes a checkpoint void.
+func (c *checkpointer) avoid(ctx context.Context, id blockID, why error) error {
+	c.log.Errorf("checkpoint %s is void: %s", id.Cid(), why)
+	return c.unwant(ctx, id, checkpointVoid)
+}
+
+// leave goes back to walking: what is missing is fetched, until it is time to try again.
+func (c *checkpointer) leave(ctx context.Context, id blockID, why error) error {
+	c.log.Warnf("not taking checkpoint %s: %s", id.Cid(), why)
+	setIn(&c.putOff, id, time.Now().Add(c.opts.RebroadcastInterval))
+	return c.unwant(ctx, id, checkpointSeen)
+}
+
+func (c *checkpointer) unwant(ctx context.Context, id blockID, state checkpointState) error {
+	err := c.update(ctx, id, func(_ *commit, cp *checkpoint) error {
+		cp.state, cp.segments = state, nil
+		return nil
+	})
+	c.fetcher.unread.ring()
+	return err
+}

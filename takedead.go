@@ -1,0 +1,141 @@
+package crdt
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+
+	ds "github.com/ipfs/go-datastore"
+	query "github.com/ipfs/go-datastore/query"
+)
+
+// removeDead removes the versions that the cover of a checkpoint has removed, as by
+// tombstones: those of its blocks that its snapshot does not have. There may be some
+// though none of the blocks has been merged here, as takes that were left add versions.
+//
+// It is one pass over the records beside one over the entries. No such version can come
+// any more, so what is read beside other commits will do. After a restart it begins anew:
+// go-datastore has no way to start in the middle.
+func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
+	next, stop := iter.Pull2(c.blocks.treeEntries(ctx, cp.snapshot.tree(), 0))
+	defer stop()
+	scan := &deadScan{store: c.store, segments: cp.segments, next: next}
+	if err := scan.advance(); err != nil {
+		return err
+	}
+	var dead []versionName
+	records := query.Query{Prefix: c.store.keys.records, Orders: []query.Order{query.OrderByKey{}}}
+	for e, err := range ds.QueryIter(ctx, c.store.Datastore, records) {
+		if err == nil {
+			dead, err = scan.appendDead(ctx, dead, e)
+		}
+		if err == nil && len(dead) >= maxDead {
+			err = c.removeAll(ctx, cp.id, dead)
+			dead = dead[:0]
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return c.removeAll(ctx, cp.id, dead)
+}
+
+// removeAll removes versions, in commits of bounded size.
+func (c *checkpointer) removeAll(ctx context.Context, id blockID, dead []versionName) error {
+	for some := range slices.Chunk(dead, maxDead) {
+		err := c.update(ctx, id, func(now *commit, _ *checkpoint) error {
+			for _, n := range some {
+				if err := now.set.remove(ctx, n.key, n.id, now.dag.merged); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A deadScan goes through the entries of a snapshot beside the records.
+type deadScan struct {
+	store    *rowStore
+	segments []segment
+	next     func() (*entry, error, bool) // the entries
+	ahead    *entry                       // the one that has been read last; nil: there are no more versions
+}
+
+// appendDead appends the versions to remove of the key of a record.
+func (s *deadScan) appendDead(ctx context.Context, dead []versionName, record query.Entry) ([]versionName, error) {
+	key := record.Key[len(s.store.keys.records):]
+	live, err := s.liveOf(key)
+	if err != nil {
+		return dead, err
+	}
+	here, err := s.store.versionsOf(ctx, key, record.Value)
+	if err != nil {
+		return dead, err
+	}
+	for _, id := range here {
+		if live[id] {
+			continue
+		}
+		switch covered, err := s.store.inSegments(ctx, s.segments, id); {
+		case err != nil:
+			return dead, err
+		case covered:
+			dead = append(dead, versionName{key, id})
+		}
+	}
+	return dead, nil
+}
+
+// liveOf returns the versions of a key that the snapshot has. The keys come in order.
+func (s *deadScan) liveOf(key string) (live map[blockID]bool, err error) {
+	for s.ahead != nil && s.ahead.key <= key {
+		if s.ahead.key == key {
+			setIn(&live, s.ahead.id, true)
+		}
+		if err := s.advance(); err != nil {
+			return nil, err
+		}
+	}
+	return live, nil
+}
+
+func (s *deadScan) advance() error {
+	e, err, ok := s.next()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errLeft, err)
+	case !ok || e.tombstone:
+		e = nil
+	}
+	s.ahead = e
+	return nil
+}
+
+// versionsOf returns the live versions of a key that has a record.
+func (s *rowStore) versionsOf(ctx context.Context, key string, record []byte) (ids []blockID, err error) {
+	r, err := decodeRecord(record)
+	if err != nil {
+		return nil, fmt.Errorf("%w of %s", err, key)
+	}
+	if !r.unresolved {
+		ids = append(ids, r.id)
+	}
+	if !r.losers {
+		return ids, nil
+	}
+	for e, err := range s.rowsOf(ctx, s.keys.losersOf(key), 1, true) {
+		if err != nil {
+			return nil, err
+		}
+		if _, id, ok := splitID(e.Key); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}

@@ -1,0 +1,139 @@
+package crdt
+
+import (
+	"context"
+	"time"
+)
+
+// A replica takes a checkpoint where that is likely to be less to fetch than the blocks
+// below it, or where these cannot be had. If it has nothing of the DAG, or much less than
+// the checkpoint, it wants it from when it is merged, and fetches no block that is lower
+// meanwhile. Else it walks down first. Options.WalkHistory has it always walk.
+
+// firstState is that of a checkpoint that is being merged.
+func (c *commit) firstState(cp *checkpoint) checkpointState {
+	if c.committer.walks || c.set.mayHaveClaims || !cp.isFarAbove(c.dag.heads.now) {
+		return checkpointSeen
+	}
+	for _, other := range c.checkpoints.now {
+		if other.tip.DAGName == cp.tip.DAGName && (other.state == checkpointWanted || other.state == checkpointTaking) {
+			return checkpointSeen
+		}
+	}
+	return checkpointWanted
+}
+
+// isFarAbove reports whether there are likely to be more blocks below a checkpoint and
+// above the heads of its DAG than entries in its snapshot.
+func (cp *checkpoint) isFarAbove(heads tips) bool {
+	top := heads.maxHeight(cp.tip.DAGName)
+	return top == 0 || cp.tip.Height > top && cp.tip.Height-top > cp.snapshot.entries
+}
+
+// takeJob goes on with taking a checkpoint, or begins to take one.
+func (c *checkpointer) takeJob(ctx context.Context) (did bool, err error) {
+	cp, err := c.nextToTake(ctx)
+	if err != nil || cp == nil {
+		return false, err
+	}
+	job, end, err := c.begin(ctx, cp.tip.DAGName)
+	if err != nil {
+		return false, err
+	}
+	defer end()
+	if err := c.take(job, cp.id); err != nil && context.Cause(job) != errPurging {
+		return false, err
+	}
+	return true, nil
+}
+
+// nextToTake returns the checkpoint to take now, or nil: first those that have been begun,
+// and then the highest. It sees to it that it is called again while there are others.
+func (c *checkpointer) nextToTake(ctx context.Context) (next *checkpoint, err error) {
+	for _, cp := range c.committer.frontier.checkpoints() {
+		may := cp.state == checkpointTold || cp.state == checkpointTaking || cp.state == checkpointWanted
+		if cp.state == checkpointSeen {
+			if may, err = c.mayTake(ctx, cp); err != nil {
+				return nil, err
+			}
+		}
+		if may && (next == nil || cp.isMoreUrgent(next)) {
+			next = cp
+		}
+	}
+	return next, nil
+}
+
+// isMoreUrgent compares checkpoints that are to be taken.
+func (cp *checkpoint) isMoreUrgent(o *checkpoint) bool {
+	if cp.state != o.state {
+		return cp.state > o.state
+	}
+	return cp.tip.Height > o.tip.Height
+}
+
+// mayTake reports whether there is a reason to take a checkpoint that has been merged and
+// not been judged.
+func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error) {
+	m, err := c.store.mark(ctx, cp.id)
+	if err != nil || c.opts.WalkHistory {
+		return false, err
+	}
+	switch {
+	case m.state == pending:
+		c.wakeLater()
+	case m.state != complete || !c.repairer.stuck.Load():
+		return false, nil
+	}
+	if time.Now().Before(c.putOff[cp.id]) {
+		return false, nil
+	}
+	heads, _ := c.committer.frontier.tips()
+	return m.state == complete || cp.isFarAbove(heads) || c.fetcher.asksInVain(cp.tip.Height), nil
+}
+
+// wakeLater has the checkpoints looked at again after a while: blocks may turn out not to
+// be had.
+func (c *checkpointer) wakeLater() {
+	if c.again == nil {
+		c.again = time.AfterFunc(c.opts.RebroadcastInterval, c.wake)
+		return
+	}
+	c.again.Reset(c.opts.RebroadcastInterval)
+}
+
+// hiddenBy reports whether a block is in the cover of a checkpoint that is being taken, or
+// purged: it is not fetched and not merged, and its queue row stays.
+func (s *rowStore) hiddenBy(ctx context.Context, all checkpoints, id blockID) (bool, error) {
+	for _, cp := range all {
+		if !cp.state.hides() {
+			continue
+		}
+		if in, err := s.inSegments(ctx, cp.segments, id); in || err != nil {
+			return in, err
+		}
+	}
+	return false, nil
+}
+
+// withhold reports whether a missing block below one of a DAG is not to be fetched yet, as
+// a checkpoint that is higher is wanted.
+func (all checkpoints) withhold(w wanted, dagName string) bool {
+	for _, cp := range all {
+		if cp.state == checkpointWanted && cp.tip.DAGName == dagName && w.height < cp.tip.Height {
+			return true
+		}
+	}
+	return false
+}
+
+// takingHeight is the height of the highest checkpoint that is being taken. Local writes
+// are higher, of whatever DAG: what it is going to add must not win over them.
+func (all checkpoints) takingHeight() (height uint64) {
+	for _, cp := range all {
+		if cp.state == checkpointTaking {
+			height = max(height, cp.tip.Height)
+		}
+	}
+	return height
+}
