@@ -152,23 +152,21 @@ func (m *treeMerge) adopt(ctx context.Context, t *subtree) error {
 	return m.to.adopt(ctx, t)
 }
 
-// descend goes down into the subtrees that begin with an entry, the largest first: those
-// in it may be the same as in other bases. It reports whether there was any.
+// descend goes down into all subtrees that begin with an entry. It reports whether there
+// was any. Those of trees of different heights are on different levels at first; they meet
+// on that of the entries, and again where the next pages begin.
 func (m *treeMerge) descend(e *entry) (descended bool, err error) {
-	level := -1
 	for i := range m.bases {
-		if t := m.bases[i].subtree(); t != nil && m.bases[i].at(e) {
-			level = max(level, t.level)
+		b := &m.bases[i]
+		if b.subtree() == nil || !b.at(e) {
+			continue
 		}
-	}
-	for i := range m.bases {
-		if t := m.bases[i].subtree(); t != nil && t.level == level && m.bases[i].at(e) {
-			if err := m.bases[i].descend(); err != nil {
-				return false, err
-			}
+		if err := b.treeCursor.descend(); err != nil {
+			return false, err
 		}
+		descended = true
 	}
-	return level >= 0, nil
+	return descended, nil
 }
 
 // add adds a version that some bases are at, unless another knows that it is dead.

@@ -244,3 +244,36 @@ func TestFewChangesTouchFewPages(t *testing.T) {
 		})
 	}
 }
+
+// level returns how high a tree is.
+func (h *treeHarness) level(root treeRoot) int {
+	h.Helper()
+	r := h.store.readPages(ctx)
+	defer r.end()
+	c, err := r.openTree(root)
+	h.must(err)
+	return c.subtree().level
+}
+
+// Two trees share the pages of what they have in common, though one is higher.
+func TestTreesOfDifferentHeightsSharePages(t *testing.T) {
+	h := newTreeHarness(t)
+	h.sizes = pageSizes{400, 800, 3000}
+	all := someVersions(4000, 20)
+	n := 2000
+	low := h.build(h.store, all[:n])
+	high := low
+	for ; h.level(high) == h.level(low); n += 50 {
+		low, high = high, h.build(h.store, all[:n])
+	}
+	pages := len(h.pagesOf(high))
+	before := h.node.asked()
+	b := h.builder(nothingKept{})
+	none := func(func(*treeChange, error) bool) {}
+	h.must(b.merge(ctx, h.store, []foldBase{{low, covers(nil)}, {high, covers(nil)}}, none))
+	root, err := b.finish(ctx)
+	h.must(err)
+	if read := h.node.asked() - before; root != high || read > pages/4 {
+		t.Errorf("of %d pages %d were read; the tree is %v, want %v", pages, read, root, high)
+	}
+}
