@@ -285,3 +285,27 @@ func TestWithoutField(t *testing.T) {
 		t.Errorf("what cannot be read has become %s", got)
 	}
 }
+
+func TestStatsShowTheLastCheckpoint(t *testing.T) {
+	net := newTestNet()
+	a, b := net.newReplica(t), net.newReplica(t)
+	if got := a.InternalStats(ctx).LastCheckpoint; got != (CheckpointStats{}) {
+		t.Errorf("without a checkpoint there is %+v", got)
+	}
+	begun := time.Now()
+	a.put("/k", "v")
+	a.checkpoint()
+	a.put("/l", "w")
+	head := a.checkpoint()
+	b.awaitHeld(head)
+	for _, r := range []*replica{a, b} {
+		got := r.InternalStats(ctx).LastCheckpoint
+		if got.Head != head || got.Held.Before(begun) || got.Entries != 2 {
+			t.Errorf("the last checkpoint is %+v, want %s", got, head)
+		}
+		r.restart()
+		if again := r.InternalStats(ctx).LastCheckpoint; again.Head != head || !again.Held.Equal(got.Held) {
+			t.Errorf("after a restart it is %+v", again)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Stats is a glance at what a replica is doing.
@@ -16,6 +17,17 @@ type Stats struct {
 	// been left out since the start, because their keys can hold no value: see
 	// ErrInvalidKey.
 	VoidElements uint64
+
+	// LastCheckpoint is the highest checkpoint of the unnamed DAG that has been made,
+	// checked or taken here. Its Cid is undefined if there is none.
+	LastCheckpoint CheckpointStats
+}
+
+// CheckpointStats tell of a checkpoint.
+type CheckpointStats struct {
+	Head
+	Held    time.Time // when it was made, checked or taken here
+	Entries uint64    // in its snapshot: live versions, and removals of versions that may still come
 }
 
 // InternalStats returns the current Stats. After Close it is empty.
@@ -29,7 +41,17 @@ func (d *Datastore) InternalStats(context.Context) Stats {
 	for _, h := range s.Heads {
 		s.MaxHeight = max(s.MaxHeight, h.Height)
 	}
+	s.LastCheckpoint = d.lastCheckpoint()
 	return s
+}
+
+func (d *Datastore) lastCheckpoint() (last CheckpointStats) {
+	for _, cp := range d.frontier.checkpoints().held().of("") {
+		if !last.Cid.Defined() || cp.tip.Height > last.Height {
+			last = CheckpointStats{Head: cp.head(), Held: cp.since, Entries: cp.snapshot.entries}
+		}
+	}
+	return last
 }
 
 // PrintDAG prints all blocks below the heads to standard output, a line each:
