@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
@@ -38,6 +39,9 @@ func commands() []command {
 		{"connect ADDR", "connect to a peer and stay connected", 1, 1, false, (*shell).connectPeer},
 		{"peers", "print the connected peers, and whether they have all we have", 0, 0, false, (*shell).peers},
 		{"stats", "print the state of the replica", 0, 0, false, (*shell).stats},
+		{"root", "print what names the state of all pairs: replicas that print the same hold the same", 0, 0, false, (*shell).root},
+		{"checkpoint", "make a checkpoint: newcomers then fetch what there is, and not how it came about", 0, 0, true, (*shell).checkpoint},
+		{"compact", "drop the history that checkpoints cover", 0, 0, false, (*shell).compact},
 		{"dag", "print the replica's DAG for Graphviz", 0, 0, false, (*shell).dag},
 		{"help", "print this list", 0, 0, false, (*shell).help},
 		{"quit", "end, as does the end of the input", 0, 0, false, (*shell).quit},
@@ -160,6 +164,9 @@ func (s *shell) stats(ctx context.Context, _ []string) error {
 	for _, h := range stats.Heads {
 		fmt.Fprintf(t, "\t%s at height %d\n", h.Cid, h.Height)
 	}
+	if last := stats.LastCheckpoint; last.Cid.Defined() {
+		fmt.Fprintf(t, "last checkpoint\t%s\n\t%s, %d entries\n", last.Head, last.Held.Format(time.DateTime), last.Entries)
+	}
 	return t.Flush()
 }
 
@@ -181,6 +188,29 @@ func (s *shell) countKeys(ctx context.Context) (int, error) {
 
 func (s *shell) dag(ctx context.Context, _ []string) error {
 	return s.node.replica.DotDAG(ctx, s.out)
+}
+
+func (s *shell) root(ctx context.Context, _ []string) error {
+	root, err := s.node.replica.StateRoot(ctx)
+	if err == nil {
+		_, err = fmt.Fprintln(s.out, root)
+	}
+	return err
+}
+
+func (s *shell) checkpoint(ctx context.Context, _ []string) error {
+	head, err := s.node.replica.Checkpoint(ctx)
+	if err == nil {
+		_, err = fmt.Fprintln(s.out, head)
+	}
+	return err
+}
+
+func (s *shell) compact(ctx context.Context, _ []string) error {
+	dropped, err := s.node.replica.Compact(ctx)
+	_, _ = fmt.Fprintf(s.out, "dropped %s blocks and %s rows, %s bytes of blocks\n",
+		thousands(dropped.Blocks), thousands(dropped.Rows), thousands(int(dropped.Bytes)))
+	return err
 }
 
 func (s *shell) help(context.Context, []string) error {

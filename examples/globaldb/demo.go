@@ -23,6 +23,7 @@ type demo struct {
 	table []pair    // what is imported
 
 	alice, bob, carol *node
+	dave              *node        // comes last
 	caughtUp          atomic.Int64 // pairs that bob and carol have merged
 
 	edits       []edit
@@ -44,6 +45,7 @@ func runDemo(ctx context.Context, out, bars io.Writer, table []pair) (err error)
 
 	for _, act := range []func(context.Context) error{
 		d.start, d.importTable, d.catchUp, d.cutOffCarol, d.writeApart, d.sidesDiffer, d.healNetwork, d.restartCarol, d.welcomeCarol,
+		d.rewriteOften, d.dropHistory, d.welcomeDave,
 	} {
 		if err := act(ctx); err != nil {
 			return err

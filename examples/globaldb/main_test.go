@@ -76,6 +76,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, promise := range []string{
 		"alice, bob and carol hold the same", "dialling alice fails", "NOW ALL THREE HOLD", "pairs on disk",
+		"alice and dave hold the same",
 	} {
 		if !strings.Contains(out.String(), promise) {
 			t.Errorf("the demo does not say %q:\n%s", promise, &out)

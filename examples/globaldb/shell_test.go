@@ -108,6 +108,24 @@ func TestStatsAndDAG(t *testing.T) {
 	}
 }
 
+func TestCheckpointAndCompact(t *testing.T) {
+	s := startSession(t, local(t.TempDir())...)
+	for i := range 5 {
+		s.ask(fmt.Sprint("put /k ", i))
+	}
+	root := s.ask("root")
+	head := strings.TrimSpace(s.ask("checkpoint"))
+	if got := s.ask("stats"); !strings.Contains(got, "last checkpoint") || !strings.Contains(got, head) {
+		t.Errorf("checkpoint prints %q, and stats %q", head, got)
+	}
+	if got := s.ask("compact"); !strings.HasPrefix(got, "dropped 5 blocks and ") && !strings.HasPrefix(got, "dropped 6 blocks and ") {
+		t.Errorf("compact prints %q", got)
+	}
+	if got := s.ask("get /k"); got != "4\n" || !strings.HasPrefix(root, "bafy") {
+		t.Errorf("/k is %q, and the root was %q", got, root)
+	}
+}
+
 func TestBadCommandsAreExplained(t *testing.T) {
 	dir := t.TempDir()
 	for _, test := range []struct{ args, complaint string }{

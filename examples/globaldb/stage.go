@@ -72,7 +72,7 @@ func (d *demo) showEdits() {
 
 func (d *demo) close() error {
 	var errs []error
-	for _, n := range []*node{d.alice, d.bob, d.carol} {
+	for _, n := range []*node{d.alice, d.bob, d.carol, d.dave} {
 		if n != nil {
 			errs = append(errs, n.Close())
 		}
