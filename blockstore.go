@@ -35,7 +35,8 @@ type blockStore struct {
 
 	pagesGot atomic.Uint64 // of snapshots, so far
 
-	reading sync.Mutex // held to decode a block for its values: that may take much memory
+	valueReads valueReads
+	reading    sync.Mutex // held to decode a block for its values: that may take much memory
 }
 
 // maxLinks is how many heads a block may link to: they take half of it at most.

@@ -60,7 +60,8 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (Compaction, er
 //  1. One commit, or several, keeps the values of live versions that stand in the
 //     blocks. The last one names the blocks in the row /w/dropping.
 //  2. The store is synced: a power cut must not undo this, when the blocks are gone.
-//  3. The blocks are removed from the DAG service. A further time does no harm.
+//  3. The blocks are removed from the DAG service, once nobody reads values from them any
+//     more. To do so twice does no harm.
 //  4. One commit removes their marks, which the cover stands for, and that row.
 //
 // The marks come last because only they have the whole ids of the blocks.
@@ -87,7 +88,7 @@ type versionOf struct {
 
 // What one commit of a drop looks at: writes wait for it.
 const (
-	maxKeptVersions = 512
+	maxKeptVersions = 256
 	maxKeptBytes    = 1 << 20
 )
 
@@ -135,23 +136,30 @@ func segmentsOf(some []*checkpoint) (segments []segment) {
 
 // dropBlocks drops the blocks that have a row and are in some segments.
 func (d *drop) dropBlocks(ctx context.Context, below []segment) error {
-	for e, err := range d.store.rowsOf(ctx, d.store.keys.blocks, 1, false) {
+	for e, err := range d.store.rowsOf(ctx, d.store.keys.blocks, 1, true) {
 		if err != nil {
 			return err
 		}
-		_, id, ok := splitID(e.Key)
-		if !ok || len(e.Value) > 0 { // not complete
-			continue
-		}
-		in, err := d.store.inSegments(ctx, below, id)
-		if err == nil && in {
-			err = d.add(ctx, id)
-		}
-		if err != nil {
-			return err
+		if _, id, ok := splitID(e.Key); ok {
+			if err := d.addIf(ctx, id, below); err != nil {
+				return err
+			}
 		}
 	}
 	return d.remove(ctx)
+}
+
+// addIf adds a block that is complete and in some segments.
+func (d *drop) addIf(ctx context.Context, id blockID, below []segment) error {
+	in, err := d.store.inSegments(ctx, below, id)
+	if err != nil || !in {
+		return err
+	}
+	m, err := d.store.markRow(ctx, id)
+	if err != nil || m.state != complete {
+		return err
+	}
+	return d.add(ctx, id)
 }
 
 // add adds a block to the portion, and drops that once it is large enough.
@@ -238,6 +246,9 @@ func (d *drop) remove(ctx context.Context) error {
 	})
 	if err == nil {
 		err = d.store.Sync(ctx, d.store.keys.namespace)
+	}
+	if err == nil {
+		err = d.blocks.valueReads.wait(ctx)
 	}
 	if err != nil {
 		return err

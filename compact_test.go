@@ -1,12 +1,17 @@
 package crdt
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
+	ipld "github.com/ipfs/go-ipld-format"
 )
 
 func (r *replica) compact() Compaction {
@@ -144,12 +149,18 @@ func TestKeptValuesAreUncovered(t *testing.T) {
 // removeWinner publishes a tombstone of the winner alone.
 func (r *replica) removeWinner(key string) {
 	r.t.Helper()
+	r.must(r.tryRemoveWinner(key))
+}
+
+func (r *replica) tryRemoveWinner(key string) error {
 	k, err := r.Datastore.store.loadKey(ctx, key)
-	r.must(err)
+	if err != nil {
+		return err
+	}
 	d := newPBDelta()
 	d.SetTombstones(tombstonesFor(key, []blockID{k.win.id}))
 	_, err = r.Publish(ctx, d)
-	r.must(err)
+	return err
 }
 
 // A block that cannot be read stays, and keeps no other from being dropped.
@@ -216,4 +227,44 @@ func cutOffCompact(t *testing.T, at int, plain bool) bool {
 		t.Errorf("killed at write %d: %d marks are left", at, len(marks))
 	}
 	return err != nil
+}
+
+// A gatedDAG lets the first request for a block wait.
+type gatedDAG struct {
+	*testNode
+	of      cid.Cid
+	waiting atomic.Bool
+	open    chan struct{}
+}
+
+func (d *gatedDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	if c == d.of && d.waiting.CompareAndSwap(false, true) {
+		<-d.open
+	}
+	return d.testNode.Get(ctx, c)
+}
+
+// A block stays as long as somebody is about to read a value from it, that found none in
+// the store before it was kept.
+func TestCompactWaitsForReadersOfValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t)
+		r.put("/k", "old")
+		old := r.head()
+		r.put("/k", "new")
+		r.holdByHand("")
+		gate := &gatedDAG{testNode: r.node, of: old, open: make(chan struct{})}
+		r.reopenWith(gate, nil)
+		removed := make(chan error)
+		go func() { removed <- r.tryRemoveWinner("/k") }()
+		synctest.Wait() // it reads the old value
+		compacted := make(chan error)
+		go func() { _, err := r.Compact(ctx); compacted <- err }()
+		synctest.Wait()
+		close(gate.open)
+		r.must(errors.Join(<-removed, <-compacted))
+		if got := r.get("/k"); got != "old" {
+			t.Errorf("Get: %q", got)
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 )
 
 // A missingValues error names losing versions that must be read from their
@@ -17,6 +18,44 @@ func (m missingValues) Error() string {
 	return fmt.Sprintf("crdt: %d values must be read from their blocks, such as that of %s in %s", len(m), m[0].key, m[0].id.Cid())
 }
 
+// valueReads are the reads of values that are going on. The value of a version is read
+// from its block if the store did not have it; when the store has, so that the block can
+// be dropped, some may still be about to read it.
+type valueReads struct {
+	mu      sync.Mutex
+	current *sync.WaitGroup // of those that have begun since the last wait; may be nil
+}
+
+// begin begins one. Call end at its end.
+func (r *valueReads) begin() (end func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == nil {
+		r.current = new(sync.WaitGroup)
+	}
+	r.current.Add(1)
+	return r.current.Done
+}
+
+// wait waits for those that have begun. One caller waits at a time.
+func (r *valueReads) wait(ctx context.Context) error {
+	r.mu.Lock()
+	begun := r.current
+	r.current = nil
+	r.mu.Unlock()
+	if begun == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() { begun.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // keys returns the keys of the versions.
 func (m missingValues) keys() map[string]bool {
 	keys := make(map[string]bool)
@@ -27,8 +66,12 @@ func (m missingValues) keys() map[string]bool {
 }
 
 // withValues calls try, with the values that it has turned out to miss so far, until
-// it misses none.
+// it misses none. From the first that it misses on no block is dropped meanwhile.
 func (s *blockStore) withValues(ctx context.Context, try func(map[versionName]*loser) error) error {
+	if err := try(nil); !errors.As(err, new(missingValues)) {
+		return err
+	}
+	defer s.valueReads.begin()()
 	var values map[versionName]*loser
 	for {
 		err := try(values)
