@@ -76,9 +76,6 @@ func (s *blockStore) idsOf(ctx context.Context, segments []segment) []iter.Seq2[
 	return sources
 }
 
-// growth is how many times as many ids as the next one a segment has at least.
-const growth = 4
-
 // extendCover makes the segments of a cover that has all that some others have, and n
 // fresh ids, sorted. It keeps what they have in common, but for the last segments, that
 // do not have growth times as many ids as what comes after them: these become one with

@@ -49,7 +49,9 @@
 //   - A mark is what the store holds for a block: complete (merged, and so is
 //     all below it), pending (merged, something below it is missing), refused
 //     (breaks a rule, never merged) or stranded (merged, but above a refused
-//     block). A mark stays when its block is gone from the DAG service.
+//     block). A block is complete without a mark, or though its mark says that it is
+//     pending, if it is in the cover of a checkpoint that is held: one whose snapshot
+//     was made, taken or checked here. The block need not be here then.
 //   - A head is a complete block that no other complete block of its DAG
 //     replaces. Heads are announced, and new blocks are built on them.
 //   - A pending head is a pending block with none of its DAG above it: a head to be.
@@ -135,6 +137,9 @@
 //     treecheck.go checks those of peers, treefold.go makes a tree from older ones.
 //   - checkpoint.go is what is known of checkpoints, and checkpointrow.go how that is
 //     stored. overlay.go is what a commit does to tables in memory, such as this one.
+//   - segment.go is how a cover stands in pages, and covers.go how one is made of
+//     others, and compared. In members.go blocks are looked up in covers, and staging.go
+//     writes and removes the rows that this takes.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -152,10 +157,13 @@
 //
 // # What lies on disk
 //
-// Rows of format 2, under the namespace given to New. <id> is the upper-case
-// base32 multihash of a block, unpadded; uvarint is that of encoding/binary.
-// keys.go makes the names, and [InternalNamespaces] can change the first part
-// of those above the line.
+// Rows of formats 2 and 3, under the namespace given to New. In format 3 there may be
+// blocks of which only a cover says that they have been merged: a checkpoint was taken,
+// or marks have been removed. There is no way back to the old module from it.
+//
+// <id> is the upper-case base32 multihash of a block, unpadded, and <root> that of the
+// first page of a segment; uvarint is that of encoding/binary. keys.go makes the names,
+// and [InternalNamespaces] can change the first part of those above the line.
 //
 //	/s/r<key>               the record of a key: see below
 //	/s/l/<escaped key>/<id> a loser of the key: see below
@@ -185,6 +193,14 @@
 //	/r/<id>                 a pending head: uvarint height, then the DAG's name
 //	/w                      the redo row: a commit that has begun
 //	/w/c/<id>               what is known of a checkpoint: see checkpointrow.go
+//	/w/s/<root>             there once all rows of a segment are; empty
+//	/w/s/<root>/<bucket>    those ids of a segment that begin with the bits of the
+//	                        bucket, which is in hexadecimal: the first halves of their
+//	                        digests, sorted
+//	/w/s/<root>/<bucket>/<n> more of them, if they are more than 4,096
+//	/w/s                    the spare segments: they may have rows, and no checkpoint
+//	                        uses them yet, or any more: for each the digest of its
+//	                        root, and uvarint how many ids it has
 //	/w/purged               while a DAG is being purged: the digests of blocks
 //	                        that are to be removed from the DAG service
 //
@@ -267,10 +283,10 @@
 //     very much about a block, some of these claims go before it comes. A replica that is
 //     killed at any write reopens to a state that it had, and converges.
 //  3. Every merged block is reachable from the heads and pending heads, and the history
-//     of every head is complete, down to the summaries in it. Not so for
-//     stranded blocks, which never become heads; above a purged block of another
-//     DAG; and in a store of the old module, whose heads are taken to be
-//     complete until a repair has filled the gaps.
+//     of every head is complete, down to the summaries and the covers in it. Not so for
+//     what is here of a cover; for stranded blocks, which never become heads; above a
+//     purged block of another DAG; and in a store of the old module, whose heads are
+//     taken to be complete until a repair has filled the gaps.
 //  4. Put and Delete are linearizable on one replica. A read sees every write
 //     that returned before it.
 //  5. A Put reads the record of its key and no other version, however often
@@ -322,6 +338,10 @@
 //     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoint.go).
+//   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
+//     To look for a block that is not known reads a row of each larger one, mostly of
+//     some 4 KiB (members.go). Whoever reads a cover reads up to 8 pages of 256 KiB of
+//     each segment ahead, 25 MiB (segment.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of
 //     values, the best of each key alone, and those that one more block holds. A
@@ -358,6 +378,8 @@
 //   - Whoever can announce can write, and can claim any priority.
 //     A Put here still wins over such a version: it tombstones what it cannot
 //     outrank.
+//   - Traverse, PurgeDAG, PrintDAG and DotDAG pass over blocks of which a cover is all
+//     that is left here, and do not say so. Repair does not go below a cover.
 //   - Repair, Traverse, PurgeDAG, PrintDAG and DotDAG keep the CIDs of all
 //     blocks they visit in memory, and PurgeDAG their links. It reads all other
 //     DAGs as well if versions of the purged one had been removed.

@@ -18,7 +18,7 @@ import (
 )
 
 // hold has a replica hold a checkpoint that covers just so many invented blocks, and
-// others.
+// others, with nobody told.
 func (r *replica) hold(invented int, ids ...blockID) {
 	r.t.Helper()
 	fresh := hashedIDs(0, invented)
@@ -32,18 +32,36 @@ func (r *replica) hold(invented int, ids ...blockID) {
 func (r *replica) holdSegments(segments []segment) {
 	r.t.Helper()
 	r.must(r.committer.stageSegments(ctx, segments))
-	r.setCheckpoint(&checkpoint{id: inventedCheckpoint, state: checkpointTold, segments: segments})
+	r.setInvented(&checkpoint{id: inventedCheckpoint, tip: HeadValue{DAGName: "invented"}, state: checkpointHeld, segments: segments})
 }
 
 // inventedCheckpoint is the id of a checkpoint that has no block.
 var inventedCheckpoint = hashedID(-1)
 
-func (r *replica) setCheckpoint(cp *checkpoint) {
+func (r *replica) setInvented(cp *checkpoint) {
 	r.t.Helper()
 	r.must(r.committer.do(ctx, func(c *commit) error {
 		c.checkpoints.set(cp)
+		for _, top := range append(c.dag.heads.now.ids(), c.dag.pendingHeads.now.ids()...) {
+			covered, err := r.Datastore.store.inSegments(ctx, cp.segments, top)
+			if err != nil {
+				return err
+			}
+			if covered {
+				c.dag.heads.remove(top)
+				c.dag.pendingHeads.remove(top)
+			}
+		}
 		return nil
 	}))
+}
+
+// tellOfInvented has those that wait for what the invented checkpoint covers told.
+func (r *replica) tellOfInvented() {
+	r.t.Helper()
+	cp := *r.frontier.checkpoints()[inventedCheckpoint]
+	cp.state = checkpointTold
+	r.setInvented(&cp)
 }
 
 // letGo forgets the invented checkpoint.
@@ -131,6 +149,8 @@ func TestCoverBeatsPendingRows(t *testing.T) {
 		if s := r.state(next); s != complete {
 			t.Errorf("a block on a pending one that is covered is %d", s)
 		}
+		r.tellOfInvented()
+		synctest.Wait()
 	})
 }
 

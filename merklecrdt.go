@@ -125,9 +125,10 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 
 // Traverse calls visit with each block in from, which must not be empty, and
 // below, each once, parents mostly before children. A node has the CID that it was
-// linked by. Blocks that are not here are fetched. It ends at the first error, and
-// returns it. visit is not called concurrently. The CIDs of the blocks visited are
-// kept in memory.
+// linked by. Blocks that are not here are fetched, but for those below a checkpoint that
+// was taken, or below which history was dropped: these are left out. It ends at the
+// first error, and returns it. visit is not called concurrently. The CIDs of the blocks
+// visited are kept in memory.
 func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
 	ctx, end, err := m.begin(ctx)
 	if err != nil {

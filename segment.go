@@ -27,9 +27,9 @@ func (id coverID) compare(other coverID) int { return bytes.Compare(id[:], other
 // says what there has to be, and the ids alone say which pages.
 //
 // A cover is the root page that links to its segments, and says how many ids each has.
-// Segments are merged like the levels of an LSM tree (extendCover): there are few, and
-// what a checkpoint writes follows what is new. The segments of a cover have no id in
-// common.
+// Segments are merged like the levels of an LSM tree (extendCover): there are few, each
+// much larger than the next, and what a checkpoint writes follows what is new. The
+// segments of a cover have no id in common.
 type segment struct {
 	root blockID
 	ids  uint64
@@ -39,7 +39,9 @@ const (
 	leafIDs       = 16 << 10 // in one page: 256 KiB
 	pageLinks     = 4 << 10  // of one page: some 180 KiB
 	maxSegmentIDs = leafIDs * pageLinks * pageLinks
-	maxSegments   = 64 // of a cover; 19 are enough for as many ids as one can have
+	growth        = 4  // how many times as many ids as the next one a segment of a cover has, at least
+	maxSegments   = 20 // of a cover: growth^19 = maxSegmentIDs
+	leavesAhead   = 8  // are read of each segment, so a cover takes 25 MiB at most
 )
 
 // capacity is how many ids there are below a full page that is so many levels above
@@ -120,7 +122,8 @@ func decodeCover(raw []byte) ([]segment, error) {
 	seen := make(map[blockID]bool)
 	for i, root := range links {
 		ids, n := binary.Uvarint(sizes)
-		if n <= 0 || ids == 0 || ids > maxSegmentIDs || seen[root] {
+		large := i > 0 && segments[i-1].ids < growth*ids // too large to come here
+		if n <= 0 || ids == 0 || ids > maxSegmentIDs || large || seen[root] {
 			return nil, fmt.Errorf("%w: segment %d of %d ids", errBadSnapshot, i, ids)
 		}
 		segments[i], sizes, seen[root] = segment{root, ids}, sizes[n:], true
@@ -219,7 +222,7 @@ func (r *pageReader) leavesOf(seg segment) iter.Seq2[[]byte, error] {
 			return err == nil && p.level > 0 || yield(p, err)
 		})
 	}
-	return ahead(r, pagesAhead, pages, func(p coverPage) ([]byte, error) { return readCoverPage(r, p, coverPage.leaf) })
+	return ahead(r, leavesAhead, pages, func(p coverPage) ([]byte, error) { return readCoverPage(r, p, coverPage.leaf) })
 }
 
 // segmentIDs yields the ids of a segment in their order, and an error where they are

@@ -31,6 +31,7 @@ func stageAndDie(t *testing.T, node *testNode, plain bool, writes int) (died boo
 	c := &cutTest{t: t, old: &oldStore{}, node: node, plain: plain}
 	store := newAtomicStore()
 	r := &replica{t: t, node: node, store: store, opts: testOptions()}
+	silent(r.opts)
 	r.open()
 	segments := r.extend(hashedIDs(3000, 100), r.extend(hashedIDs(0, 3000)))
 	r.holdSegments(segments[:1])
@@ -180,17 +181,19 @@ func TestHostileCovers(t *testing.T) {
 		return b
 	}
 	roots := make([]blockID, maxSegments+1)
+	falling := make([]uint64, len(roots))
 	for i := range roots {
-		roots[i] = testID(i)
+		roots[i], falling[i] = testID(i), max(uint64(maxSegmentIDs)>>(2*i), 1)
 	}
 	for name, cover := range map[string]blockID{
-		"a segment twice":     h.page(sizes(1, 1), root, root),
+		"a segment twice":     h.page(sizes(4, 1), root, root),
+		"segments alike":      h.page(sizes(7, 2), root, h.page(packed(hashedIDs(0, 2)...))),
 		"no size":             h.page(nil, root),
 		"more sizes":          h.page(sizes(1, 1), root),
 		"an empty segment":    h.page(sizes(0), root),
 		"a segment too large": h.page(sizes(maxSegmentIDs+1), root),
 		"a size without end":  h.page([]byte{0x80}, root),
-		"too many segments":   h.page(slices.Repeat([]byte{1}, len(roots)), roots...),
+		"too many segments":   h.page(sizes(falling...), roots...),
 		"not a page":          h.addRawPage([]byte("whatever")),
 		"a link to a value":   h.linkToValue(root),
 	} {
