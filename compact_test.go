@@ -76,11 +76,11 @@ func TestCompactWithoutACheckpoint(t *testing.T) {
 func TestCompactDropsWhatIsCovered(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	r.overwrite(0, 2*maxGroupBlocks)
-	covered, size := len(r.node.blocks), int64(0)
-	for _, raw := range r.node.blocks {
-		size += int64(len(raw))
+	c := r.checkpoint()
+	covered, size := int(r.known(c).snapshot.blocks), int64(0)
+	for _, b := range r.blocksBelow("", r.known(c).links) {
+		size += int64(len(b.raw))
 	}
-	c := r.holdByHand("")
 	r.put("/new", "v")
 	want := r.pairs()
 	if done := r.compact(); done != (Compaction{Blocks: covered, Rows: covered, Bytes: size}) {
@@ -105,9 +105,9 @@ func TestCompactReleasesOlderCheckpoints(t *testing.T) {
 	net := newTestNet()
 	r := net.newReplica(t)
 	r.overwrite(0, 20)
-	r.holdByHand("")
+	r.checkpoint()
 	r.overwrite(20, 30)
-	top := r.holdByHand("")
+	top := r.checkpoint()
 	r.compact()
 	r.checkDropped(top.Cid)
 	if n := len(r.frontier.checkpoints()); n != 1 {
@@ -130,10 +130,11 @@ func TestKeptValuesAreUncovered(t *testing.T) {
 	b.put("/k", "winner")
 	net.heal()
 	converge(t, a, b)
-	a.holdByHand("")
-	want := len(a.node.blocks)
-	if done := a.compact(); done.Blocks < 5 {
-		t.Errorf("dropped %+v of %d", done, want)
+	c := a.snapshot("").publish(t, a.node) // all losers are in it
+	a.node.deliver(announcement(c))
+	a.awaitCheckpoint(c, checkpointHeld)
+	if done := a.compact(); done.Blocks != 5 {
+		t.Errorf("dropped %+v", done)
 	}
 	for _, left := range []string{"winner", "middle", "winner", "loser"} {
 		if got := a.get("/k"); got != left {
@@ -170,7 +171,7 @@ func TestCompactPassesOverALostBlock(t *testing.T) {
 	lost := r.head()
 	r.put("/b", "2")
 	r.put("/c", "3")
-	c := r.holdByHand("")
+	c := r.checkpoint()
 	raw := r.node.blocks[lost]
 	r.reopenWith(localDAG{r.node}, nil)
 	r.must(r.node.Remove(ctx, lost))
@@ -208,9 +209,9 @@ func cutOffCompact(t *testing.T, at int, plain bool) bool {
 	faulty := newFaultyStore()
 	r := newTestNet().newReplicaOn(t, wrapPlain(faulty, plain), silent)
 	r.overwrite(0, 12)
-	r.holdByHand("")
+	r.checkpoint()
 	r.overwrite(12, 18)
-	c := r.holdByHand("")
+	c := r.checkpoint()
 	want := r.pairs()
 	faulty.dieAfter(at)
 	_, err := r.Compact(ctx)
@@ -252,7 +253,7 @@ func TestCompactWaitsForReadersOfValues(t *testing.T) {
 		r.put("/k", "old")
 		old := r.head()
 		r.put("/k", "new")
-		r.holdByHand("")
+		r.checkpoint()
 		gate := &gatedDAG{testNode: r.node, of: old, open: make(chan struct{})}
 		r.reopenWith(gate, nil)
 		removed := make(chan error)
@@ -267,4 +268,36 @@ func TestCompactWaitsForReadersOfValues(t *testing.T) {
 			t.Errorf("Get: %q", got)
 		}
 	})
+}
+
+// A newcomer has nothing but what a replica serves that has dropped the rest.
+func TestNewcomerAfterCompact(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t, func(o *Options) { o.SupersedingPuts = true })
+	r.overwrite(0, 100)
+	r.checkpoint()
+	r.compact()
+	r.overwrite(100, 110)
+	newcomer := net.newReplica(t)
+	if got := converge(t, r, newcomer); len(got) == 0 {
+		t.Error("it has nothing")
+	}
+	newcomer.put("/0", "new")
+	newcomer.del("/1")
+	converge(t, r, newcomer)
+}
+
+// A key that is overwritten for ever takes no more room.
+func TestOverwritingForEverIsFlat(t *testing.T) {
+	r := newTestNet().newReplica(t, func(o *Options) { o.SupersedingPuts = true })
+	var rows, blocks [10]int
+	for i := range rows {
+		r.overwrite(40*i, 40*(i+1))
+		r.checkpoint()
+		r.compact()
+		rows[i], blocks[i] = len(r.rowsUnder("")), r.countBlocks()
+	}
+	if rows[9] > rows[1]+5 || blocks[9] > blocks[1]+5 {
+		t.Errorf("rows %d, blocks %d", rows, blocks)
+	}
 }

@@ -11,7 +11,7 @@ func TestHistoryIsKeptForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestNet().newReplica(t, func(o *Options) { o.KeepHistory = time.Hour })
 		r.overwrite(0, 10)
-		c := r.holdByHand("")
+		c := r.checkpoint()
 		blocks := r.countBlocks()
 		time.Sleep(time.Hour - time.Second)
 		synctest.Wait()
@@ -23,7 +23,7 @@ func TestHistoryIsKeptForAWhile(t *testing.T) {
 		r.checkDropped(c.Cid)
 
 		r.overwrite(10, 20)
-		c = r.holdByHand("")
+		c = r.checkpoint()
 		time.Sleep(time.Minute)
 		r.restart()
 		time.Sleep(time.Hour)

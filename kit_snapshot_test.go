@@ -31,31 +31,42 @@ func (r *replica) snapshotAt(dagName string, heads ...blockID) *testSnapshot {
 	r.t.Helper()
 	s := &testSnapshot{dagName: dagName, links: heads}
 	blocks := r.blocksBelow(dagName, heads)
-	dead := make(map[versionName]bool)
 	for _, b := range blocks {
 		s.cover = append(s.cover, b.id)
 		if slices.Contains(heads, b.id) {
 			s.height = max(s.height, b.delta.priority+1)
 		}
-		for _, e := range b.delta.tombstones {
-			if id, ok := parseDsKey(e.GetId()); ok {
-				dead[versionName{e.GetKey(), id}] = true
-			}
-		}
 	}
-	for _, b := range blocks {
-		for key, v := range b.versions() {
-			if !dead[versionName{key, b.id}] {
-				s.entries = append(s.entries, entry{key: key, id: b.id, priority: v.priority, value: v.value})
-			}
-		}
-	}
-	for n := range dead {
-		if blocks[n.id] == nil {
-			s.entries = append(s.entries, entry{key: n.key, id: n.id, tombstone: true})
-		}
+	for _, e := range entriesOf(blocks) {
+		s.entries = append(s.entries, *e)
 	}
 	return s
+}
+
+// entriesOf is the snapshot of some blocks, by brute force.
+func entriesOf(blocks map[blockID]*block) (entries []*entry) {
+	removed := make(map[versionName]bool)
+	for _, b := range blocks {
+		for _, t := range b.delta.tombstones {
+			if id, ok := parseDsKey(t.GetId()); ok {
+				removed[versionName{t.GetKey(), id}] = true
+			}
+		}
+	}
+	for id, b := range blocks {
+		for key, l := range b.versions() {
+			if !removed[versionName{key, id}] {
+				entries = append(entries, &entry{key: key, id: id, priority: l.priority, value: l.value})
+			}
+		}
+	}
+	for n := range removed {
+		if blocks[n.id] == nil {
+			entries = append(entries, &entry{key: n.key, id: n.id, tombstone: true})
+		}
+	}
+	slices.SortFunc(entries, (*entry).compare)
+	return entries
 }
 
 // blocksBelow returns the blocks of a DAG at and below some.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
 )
 
 // removeIn publishes tombstones of all versions of a key in a named DAG.
@@ -22,8 +23,16 @@ func (r *replica) removeIn(dag, key string) Head {
 // compactDAG has a replica hold a checkpoint of a DAG, and drop all below it.
 func (r *replica) compactDAG(dag string) Head {
 	r.t.Helper()
-	h := r.holdByHand(dag)
+	h := r.checkpointIn(dag)
 	_, err := r.CompactDAG(ctx, dag)
+	r.must(err)
+	return h
+}
+
+// checkpointIn makes a checkpoint of a named DAG.
+func (r *replica) checkpointIn(dag string) Head {
+	r.t.Helper()
+	h, err := r.CheckpointDAG(ctx, dag)
 	r.must(err)
 	return h
 }
@@ -31,7 +40,8 @@ func (r *replica) compactDAG(dag string) Head {
 // checkPurged checks that nothing is left but what the unnamed DAG has.
 func (r *replica) checkPurged() {
 	r.t.Helper()
-	blocks := r.below("")
+	heads, _ := r.frontier.tips()
+	blocks := r.blocksBelow("", heads.of(""))
 	r.node.net.mu.Lock()
 	for c := range r.node.blocks {
 		if id, err := blockIDOf(c); err != nil || blocks[id] == nil {
@@ -134,11 +144,11 @@ func TestPurgeJoinsCheckpointsSideBySide(t *testing.T) {
 	net.split(0, 1)
 	r.publishIn("x", "/r", "v")
 	other.removeIn("x", "/k")
-	r.holdByHand("x")
-	theirs := other.holdByHand("x")
+	r.checkpointIn("x")
+	theirs := other.checkpointIn("x")
 	net.heal()
 	converge(t, r, other)
-	r.holdAs(other, theirs)
+	r.awaitHeld(theirs)
 	_, err := r.CompactDAG(ctx, "x")
 	r.must(err)
 	if _, err := r.PurgeDAG(ctx, "x"); err != nil {
@@ -148,24 +158,6 @@ func TestPurgeJoinsCheckpointsSideBySide(t *testing.T) {
 	if rows := r.rowsUnder("/s"); len(rows) > 0 {
 		t.Errorf("left are %v", rows)
 	}
-}
-
-// holdAs has a replica hold a checkpoint of another, with all its pages.
-func (r *replica) holdAs(other *replica, h Head) {
-	r.t.Helper()
-	id, err := blockIDOf(h.Cid)
-	r.must(err)
-	cp := *other.frontier.checkpoints()[id]
-	r.must(other.checkpointer.eachPage(ctx, &cp, func(n pageName) {
-		nd, err := r.node.Get(ctx, n.Cid())
-		r.must(err)
-		r.must(r.node.Add(ctx, nd))
-	}))
-	r.must(r.committer.stageSegments(ctx, cp.segments))
-	r.must(r.committer.do(ctx, func(c *commit) error {
-		c.checkpoints.set(&cp)
-		return nil
-	}))
 }
 
 // Wherever a purge is cut off, a further call leaves nothing behind, and takes nothing
@@ -190,7 +182,7 @@ func cutOffSnapshotPurge(t *testing.T, at int, plain bool) (cutOff bool) {
 	}
 	r.removeIn("x", "/11")
 	r.publishIn("y", "/10", "y")
-	r.holdByHand("x")
+	r.checkpointIn("x")
 	if at%2 == 0 {
 		_, err := r.CompactDAG(ctx, "x")
 		r.must(err)
@@ -214,4 +206,63 @@ func cutOffSnapshotPurge(t *testing.T, at int, plain bool) (cutOff bool) {
 		t.Errorf("killed at write %d: tombstones are left: %v", at, rows)
 	}
 	return err != nil
+}
+
+// A checkpoint that is being taken when its DAG is purged leaves nothing either.
+func TestPurgeAmidATake(t *testing.T) {
+	net := newTestNet()
+	author, r := net.newReplica(t), net.newReplica(t)
+	r.node.away(true)
+	r.put("/main", "v")
+	for i := range 40 {
+		d := newPBDelta()
+		for k := range 200 {
+			d.SetElements(append(must(d.GetElements()), &pb.Element{Key: fmt.Sprint("/", i, "/", k), Value: []byte("v")}))
+		}
+		d.SetDagName("x")
+		_, err := author.Publish(ctx, d)
+		author.must(err)
+	}
+	c := author.compactDAG("x")
+	r.node.away(false)
+	waitFor(t, "the checkpoint to be taken", func() bool { s := r.checkpointState(c.Cid); return s == checkpointTaking || s.held() })
+	r.node.away(true)
+	if _, err := r.PurgeDAG(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	r.checkPurged()
+	if got := fmt.Sprint(r.pairs()); got != "map[/main:v]" {
+		t.Errorf("%d pairs are left", len(r.pairs()))
+	}
+	r.node.away(false)
+	if got := converge(t, author, r); len(got) != 8001 {
+		t.Errorf("has %d pairs", len(got))
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// What is being forgotten is not merged again before that has ended.
+func TestBlocksStayAwayWhileTheirSnapshotIsPurged(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	h := r.publishIn("x", "/k", "v")
+	id, err := blockIDOf(h.Cid)
+	r.must(err)
+	b, err := r.blocks.decode(id, r.node.raw(id))
+	r.must(err)
+	r.compactDAG("x")
+	r.must(r.committer.do(ctx, func(c *commit) error { c.checkpoints.purge("x"); return nil }))
+	r.must(r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) }))
+	if ok, err := r.IsProcessed(ctx, h.Cid); ok || err != nil || r.state(h.Cid) != unknown {
+		t.Errorf("IsProcessed: %v, %v", ok, err)
+	}
+	r.purgeDAG("x", 1)
+	if len(r.pairs()) > 0 {
+		t.Errorf("has %v", r.pairs())
+	}
 }
