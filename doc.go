@@ -155,6 +155,55 @@
 //   - merklecrdt.go opens the inner layers: custom deltas, named DAGs. views.go
 //     shows the set and the heads to those who use these.
 //
+// # Checkpoints
+//
+// A checkpoint comes to the same as the blocks in its cover, so it may come early, late,
+// twice or never, and nothing else changes its meaning. That rests on a few rules:
+//
+//   - Its cover is every block that can be reached from its links through blocks of
+//     its own DAG. It links to exactly those heads that were folded: whatever else it
+//     linked to would be taken for covered.
+//   - Its snapshot follows from the deltas in the cover alone, bit for bit, whoever makes
+//     it. It is folded from blocks, or from older snapshots and the blocks above them,
+//     and never read from the store, which knows of other DAGs too.
+//   - It is held where its snapshot was made, checked or taken, and all pages are here.
+//     From then on, and not before, its cover counts as marks.
+//   - To old peers it is an empty delta with links.
+//
+// How one is made, and what becomes of it at others:
+//
+//	makecheckpoint.go   Checkpoint, or           a peer's block     checkpoint.go
+//	autocheckpoint.go   CheckpointEvery               |
+//	        |                                         v
+//	        v                                    merged: seen
+//	tidy.go         remove losers                |           |
+//	        |                              complete        pending, far above
+//	        v                                    |         the heads, or below
+//	foldwalk.go     read the blocks              v         it is something that
+//	sorter.go       since the last one     verify.go       nobody has
+//	        |                              fold it too     |
+//	        v                              |      |        v
+//	fold.go         join them with the   equal  other    takepolicy.go, takeprepare.go
+//	treefold.go     pages of that one,     |      |      fetch and check all pages
+//	covers.go       and write what is      |      v        |
+//	        |       new                    |     void      v
+//	        v                              |             take.go, takedead.go, taketell.go
+//	publish a block that names it          |             merge them
+//	        |                              v               |
+//	        +--------------------------> held <------------+
+//	                                       |
+//	                                       v
+//	compact.go, keephistory.go      drop the blocks below it, and
+//	release.go                      the checkpoints that it covers
+//
+// checkpointer.go has one of these jobs done at a time. Taking and dropping go on after a
+// restart where they were, by the row of the checkpoint and others below /w. Commits of
+// others are made in between. While a checkpoint is being taken, no block of its cover is
+// fetched or merged.
+//
+// purgesnapshot.go and purgeexplain.go are how PurgeDAG forgets what snapshots have
+// brought.
+//
 // # What lies on disk
 //
 // Rows of formats 2 and 3, under the namespace given to New. In format 3 there may be
@@ -201,6 +250,9 @@
 //	/w/s                    the spare segments: they may have rows, and no checkpoint
 //	                        uses them yet, or any more: for each the digest of its
 //	                        root, and uvarint how many ids it has
+//	/w/dropping             while history is being dropped: the digests of blocks that
+//	                        are to be removed from the DAG service
+//	/w/d/<n>                while a checkpoint is being released: likewise of its pages
 //	/w/purged               while a DAG is being purged: the digests of blocks
 //	                        that are to be removed from the DAG service
 //
@@ -252,7 +304,8 @@
 // its block is added to the DAG service.
 //
 // Repairs and purges hold repairer.alone from the beginning to the end, and take
-// the turn for each of their commits.
+// the turn for each of their commits. So do jobs on checkpoints with checkpointer.alone.
+// A purge takes that after repairer.alone, once it has ended the job of its DAG.
 //
 // All mutexes but one are held for moments, and guard the fields below them:
 //
@@ -265,6 +318,7 @@
 //	announcer.mu        what is to be announced
 //	hookQueue.mu        what is to be told to the hooks
 //	repairer.mu         the row /d
+//	checkpointer.mu     whether its goroutine is there, and which job goes on
 //	blockStore.reading  held while a block is decoded for its values
 //
 // The turn comes first: fetcher.mu, announcer.mu and hookQueue.mu are taken by its
@@ -289,19 +343,19 @@
 //     taken to be complete until a repair has filled the gaps.
 //  4. Put and Delete are linearizable on one replica. A read sees every write
 //     that returned before it.
-//  5. A Put reads the record of its key and no other version, however often
-//     the key was written before and whatever keys there are below it, but for
-//     a Put that must tombstone losers as well as the winner. A Delete, and a Put where
-//     Options.SupersedingPuts is set, reads the losers of its key too, if there are any, and costs one tombstone for each live
-//     version. Tombstones too many for one block go out in several blocks of
-//     one commit, the losers' in the last ones: readers who come from the top
-//     never see an old value come back.
-//  6. Hooks run once per change, in commit order, after the commit, with no
-//     lock held: they may call the datastore, except Close, Repair and PurgeDAG.
-//     If a removal uncovers another version, DeleteHook is called and then
-//     PutHook; if the same commit adds one that wins, PutHook alone. Writes that wait for hooks cannot deadlock them: one that a hook
-//     makes itself does not wait, and any other for a second at most while no
-//     hook returns.
+//  5. A Put reads the record of its key and no other version, however often the key was
+//     written before and whatever keys there are below it, but for a Put that must
+//     tombstone losers as well as the winner. A Delete, and a Put where
+//     Options.SupersedingPuts is set, reads the losers of its key too, if there are
+//     any, and costs one tombstone for each live version. Tombstones too many for one
+//     block go out in several blocks of one commit, the losers' in the last ones:
+//     readers who come from the top never see an old value come back.
+//  6. Hooks run once per change, in commit order, after the commit, with no lock held:
+//     they may call the datastore, except Close, Repair, PurgeDAG, Checkpoint and
+//     Compact. If a removal uncovers another version, DeleteHook is called and then
+//     PutHook; if the same commit adds one that wins, PutHook alone. Writes that wait for hooks cannot
+//     deadlock them: one that a hook makes itself does not wait, and any other for a
+//     second at most while no hook returns.
 //  7. Close runs the hooks that wait and sends what is to be announced, within
 //     10 seconds. Calling it twice is harmless. Afterwards calls fail with [ErrClosed].
 //
@@ -336,6 +390,8 @@
 //     (commit.go).
 //   - A page has up to 1 MiB, and its entries take up to 512 KiB. Who reads a tree of
 //     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
+//   - What a fold reads is sorted in up to 64 MiB, and then in temporary files
+//     (sorter.go). To remove losers, 64 Ki blocks are kept in mind (tidy.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoint.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
@@ -369,9 +425,11 @@
 //     or if the commit needed a redo row.
 //   - Blocks are made durable by the DAG service, not by Sync. A head whose
 //     block is lost cannot be served to anyone.
-//   - Nothing is collected. Blocks, also those of writes that failed, their marks
-//     and the losers of overwritten keys stay. A Delete removes a key's losers, and so
-//     does a Put with Options.SupersedingPuts.
+//   - Nothing is collected but what checkpoints cover, and that only if it is asked
+//     for. Else blocks, also those of writes that failed, their marks and the losers of
+//     overwritten keys stay. The pages of a checkpoint are not below the heads: a
+//     garbage collector of the DAG service must leave them alone. A Delete removes a
+//     key's losers, and so does a Put with Options.SupersedingPuts.
 //   - A refusal is for good: the mark outlives a restart and a change of
 //     options. So replicas must agree on Options.MaxBlockSize, and on
 //     MerkleCRDTOptions.DeltaFactory, before the first delta that needs it.

@@ -26,7 +26,7 @@ type Options struct {
 	// PutHook is called with every pair that becomes visible, written here or
 	// elsewhere. Hooks run one at a time, in commit order, after the commit
 	// and without any lock held: a hook may use the datastore, but must not
-	// close, repair or purge it. A Put has normally run its own hook when it
+	// close, repair or purge it, nor make checkpoints or drop history. A Put has normally run its own hook when it
 	// returns; when another hook is running already, that may be a little later.
 	//
 	// When much waits for slow hooks, writes return late: when the hooks have
