@@ -108,10 +108,11 @@ func (m *migration) markGaps(ctx context.Context) error {
 }
 
 // dropCheckpoints removes what is known of checkpoints. All that they cover has marks of
-// its own.
+// its own. Pages that were about to be removed stay in the DAG service.
 func (m *migration) dropCheckpoints(ctx context.Context) error {
 	m.remove(m.store.keys.spare)
-	for _, prefix := range []string{m.store.keys.checkpoints, m.store.keys.segments} {
+	m.remove(m.store.keys.dropping)
+	for _, prefix := range []string{m.store.keys.checkpoints, m.store.keys.segments, m.store.keys.dropped} {
 		if err := m.drop(ctx, prefix); err != nil {
 			return err
 		}

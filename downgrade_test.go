@@ -93,8 +93,9 @@ func coveredStore(t *testing.T) *oldStore {
 	r := newTestNet().newReplica(t)
 	r.put("/k", "v")
 	r.hold(1)
-	r.hold(0, idsOf(t, r.head())...)
-	r.awaitMerged(r.offer(r.node.net.node(), checkpointDelta(2), r.head()))
+	head := r.head()
+	r.hold(0, idsOf(t, head)...)
+	r.awaitMerged(r.offer(r.node.net.node(), checkpointDelta(2), head))
 	return r.capture("covered")
 }
 

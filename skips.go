@@ -135,7 +135,7 @@ func (c *committer) recall(ctx context.Context) {
 	}
 	defer c.release()
 	for slot, t := range found {
-		here, err := c.store.isHere(ctx, t.id) // or it has been purged meanwhile
+		here, err := c.store.Has(ctx, c.store.keys.block(t.id)) // or it has been purged meanwhile
 		if err == nil && here && !c.isCovered(ctx, t.id) {
 			c.skips.note(slot.dagName, t.height, t.id)
 		}
