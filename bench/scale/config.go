@@ -24,6 +24,9 @@ type config struct {
 	raw        bool
 	cpuProfile string
 	memProfile string
+
+	overwrites  int
+	checkpoints bool
 }
 
 func defaults() config {
@@ -44,6 +47,8 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	set.StringVar(&c.csv, "csv", "", "CSV `file` to write (default <store>.csv, with raw- and shuffled- before it if those are set)")
 	set.StringVar(&c.svg, "svg", "", "SVG `file` to draw (default the CSV file's name with .svg)")
 	set.StringVar(&c.plot, "plot", "", "only draw this CSV `file`")
+	set.IntVar(&c.overwrites, "overwrites", c.overwrites, "how many `keys` to write again, at random, before anybody joins")
+	set.BoolVar(&c.checkpoints, "checkpoints", c.checkpoints, "have the first replica make checkpoints, and drop what they cover")
 	set.BoolVar(&c.raw, "raw", false, "write the same rows to the store alone, without a replica")
 	set.StringVar(&c.cpuProfile, "cpuprofile", "", "write a CPU profile of each phase to `prefix`.<phase>")
 	set.StringVar(&c.memProfile, "memprofile", "", "write a heap profile at the end of each phase to `prefix`.<phase>")

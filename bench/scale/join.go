@@ -17,7 +17,7 @@ func (b *bench) join(ctx context.Context, net *bus, first *replica) (*replica, e
 	if err != nil {
 		return nil, err
 	}
-	m := b.meter("join", b.dirOf("b"))
+	m := b.meter("join", b.keys, b.dirOf("b"))
 	r, err := openReplica(place{
 		kind: b.store, dir: b.dirOf("b"), member: net.join(), peer: first,
 		onPut: func(ds.Key, []byte) { m.add(1) },

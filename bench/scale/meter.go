@@ -25,10 +25,10 @@ type meter struct {
 }
 
 // meter begins a phase. Its stop ends it.
-func (b *bench) meter(phase, dir string) *meter {
+func (b *bench) meter(phase string, keys int, dir string) *meter {
 	m := &meter{phase: phase, dir: dir, window: b.window, table: b.table, sampler: b.sampler, begun: time.Now()}
 	b.sampler.take() // what was before is not of this phase
-	m.finish = show(b.out, phase, b.keys, dir, func() int { return int(m.count.Load()) })
+	m.finish = show(b.out, phase, keys, dir, func() int { return int(m.count.Load()) })
 	return m
 }
 

@@ -44,7 +44,7 @@ func (r *raw) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := r.meter("raw", r.dirOf("raw"))
+	m := r.meter("raw", r.keys, r.dirOf("raw"))
 	err = r.batches(func(from, to int) error {
 		if err := r.write(ctx, from, to); err != nil {
 			return err

@@ -32,6 +32,7 @@ type place struct {
 	member    *member
 	peer      *replica // it gets blocks from there; may be nil
 	onPut     func(ds.Key, []byte)
+	options   func(*crdt.Options) // may be nil
 }
 
 func openReplica(p place) (*replica, error) {
@@ -48,6 +49,9 @@ func openReplica(p place) (*replica, error) {
 	dag := merkledag.NewDAGService(blockservice.New(r.blocks, p.exchange()))
 	opts := crdt.DefaultOptions()
 	opts.PutHook = p.onPut
+	if p.options != nil {
+		p.options(opts)
+	}
 	if r.Datastore, err = crdt.New(r.store, namespace, dag, p.member, opts); err != nil {
 		return nil, errors.Join(err, r.store.Close())
 	}

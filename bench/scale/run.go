@@ -78,13 +78,20 @@ func (b *bench) runReplicas(ctx context.Context) (missed int, err error) {
 // fill makes both replicas, and closes them.
 func (b *bench) fill(ctx context.Context, r *report) (err error) {
 	net := &bus{}
-	first, err := openReplica(place{kind: b.store, dir: b.dirOf("a"), member: net.join()})
+	at := place{kind: b.store, dir: b.dirOf("a"), member: net.join()}
+	if b.checkpoints {
+		at.options = checkpointing
+	}
+	first, err := openReplica(at)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, first.Close()) }()
 	if err := b.load(ctx, first); err != nil {
 		return fmt.Errorf("loading: %w", err)
+	}
+	if err := errors.Join(b.overwrite(ctx, first), b.checkpoint(ctx, first)); err != nil {
+		return err
 	}
 	second, err := b.join(ctx, net, first)
 	if err != nil {

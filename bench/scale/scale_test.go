@@ -56,6 +56,16 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+func TestOverwritesWithCheckpoints(t *testing.T) {
+	c := small(t, "pebble")
+	c.overwrites, c.checkpoints = 10_000, true
+	out := runSmall(t, c)
+	checkSummary(t, out)
+	if !strings.Contains(out, "30 blocks") {
+		t.Errorf("not all blocks were dropped:\n%s", out)
+	}
+}
+
 func TestRaw(t *testing.T) {
 	for _, store := range storeKinds() {
 		t.Run(store, func(t *testing.T) {
