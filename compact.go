@@ -58,13 +58,12 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (Compaction, er
 // killed amid one goes on where it was, and loses nothing:
 //
 //  1. One commit, or several, keeps the values of live versions that stand in the
-//     blocks. The last one names the blocks in the row /w/dropping.
+//     blocks. The last one removes their marks, which the cover stands for, and names
+//     the blocks in the row /w/dropping. From then on nobody looks for them here.
 //  2. The store is synced: a power cut must not undo this, when the blocks are gone.
 //  3. The blocks are removed from the DAG service, once nobody reads values from them any
 //     more. To do so twice does no harm.
-//  4. One commit removes their marks, which the cover stands for, and that row.
-//
-// The marks come last because only they have the whole ids of the blocks.
+//  4. That row goes.
 //
 // A version that is not live will not be live again: whoever finds that need not look
 // once more.
@@ -237,13 +236,7 @@ func (d *drop) remove(ctx context.Context) error {
 	if len(d.ids) == 0 {
 		return nil
 	}
-	if err := d.committer.raiseFormat(ctx); err != nil {
-		return err
-	}
-	err := d.keep(ctx, func(c *commit) {
-		ids := slices.DeleteFunc(slices.Clone(d.ids), c.dag.isTip)
-		c.rows = append(c.rows, row{key: d.store.keys.dropping, value: encodeIDs(ids)})
-	})
+	err := d.nameBlocks(ctx)
 	if err == nil {
 		err = d.store.Sync(ctx, d.store.keys.namespace)
 	}
@@ -253,13 +246,32 @@ func (d *drop) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	done, err := d.finishBlocks(ctx)
-	if d.done.add(done); err != nil {
+	removed, err := d.finishBlocks(ctx)
+	if d.done.Blocks += removed; err != nil {
 		return err
 	}
 	d.done.Bytes += d.size
 	d.ids, d.size = d.ids[:0], 0
 	return nil
+}
+
+// nameBlocks makes the last commit before blocks are removed.
+func (d *drop) nameBlocks(ctx context.Context) error {
+	if err := d.committer.raiseFormat(ctx); err != nil {
+		return err
+	}
+	var ids []blockID
+	err := d.keep(ctx, func(c *commit) {
+		ids = slices.DeleteFunc(slices.Clone(d.ids), c.dag.isTip)
+		for _, id := range ids {
+			c.rows = append(c.rows, row{key: d.store.keys.block(id), remove: true})
+		}
+		c.rows = append(c.rows, row{key: d.store.keys.dropping, value: encodeIDs(ids)})
+	})
+	if err == nil {
+		d.done.Rows += len(ids)
+	}
+	return err
 }
 
 // isTip reports whether a block is a head, or is to be one. None of these is covered,
@@ -283,34 +295,27 @@ func (c *checkpointer) finishDrop(ctx context.Context) error {
 	return err
 }
 
-// finishBlocks removes the blocks that the row /w/dropping names, and then their marks.
-func (c *checkpointer) finishBlocks(ctx context.Context) (done Compaction, err error) {
+// finishBlocks removes the blocks that the row /w/dropping names, and then the row.
+func (c *checkpointer) finishBlocks(ctx context.Context) (removed int, err error) {
 	key := c.store.keys.dropping
 	value, found, err := c.store.getRow(ctx, key)
 	if err != nil || !found {
-		return done, err
+		return 0, err
 	}
 	ids, ok := decodeIDs(value)
 	if !ok {
-		return done, fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", key, len(value))
+		return 0, fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", key, len(value))
 	}
 	for _, id := range ids {
 		if err := c.blocks.remove(ctx, id); err != nil {
-			return done, fmt.Errorf("crdt: dropping block %s: %w", id.Cid(), err)
+			return removed, fmt.Errorf("crdt: dropping block %s: %w", id.Cid(), err)
 		}
-		done.Blocks++
+		removed++
 	}
-	err = c.committer.do(ctx, func(now *commit) error {
-		for _, id := range ids {
-			now.rows = append(now.rows, row{key: c.store.keys.block(id), remove: true})
-		}
+	return removed, c.committer.do(ctx, func(now *commit) error {
 		now.rows = append(now.rows, row{key: key, remove: true})
 		return nil
 	})
-	if err == nil {
-		done.Rows = len(ids)
-	}
-	return done, err
 }
 
 // finishDrops goes on with a drop that was cut off by the end of the last run.

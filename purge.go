@@ -17,16 +17,18 @@ import (
 // had; only what other DAGs had removed stays removed.
 //
 // It takes what is below the heads and has been merged, and reads blocks of
-// these alone. If one cannot be read, it fails, and so it does on a dirty
-// datastore that lacks blocks: repair it first. After a failure some of the
-// oldest blocks are gone, and a further call goes on. It returns how many blocks
-// it has removed: 0 if there is nothing to forget.
+// these alone, and the snapshots of checkpoints that stand for others. If one cannot
+// be read, it fails, and so it does on a dirty datastore that lacks blocks: repair it
+// first. After a failure some of the oldest blocks are gone, and a further call goes
+// on. Until one has, what checkpoints covered is not merged again. It returns how many
+// blocks it has removed from the DAG service: 0 if there is nothing to forget.
 //
-// It waits for a repair that is going on. What is published in the DAG meanwhile
+// It waits for a repair that is going on, and for checkpoints of other DAGs that are
+// being made or taken; of this DAG none is any more. What is published in the DAG meanwhile
 // begins it anew. Blocks that peers build on what is being forgotten have it
 // fetched again, once the call has ended. If some versions of the DAG have been
-// removed, all blocks of the other DAGs are read as well, to find out by whom.
-// The CIDs of all blocks that it reads are kept in memory, and their links. It
+// removed, or it has checkpoints, all blocks of the other DAGs are read as well, to
+// find out by whom. The CIDs of all blocks that it reads are kept in memory, and their links. It
 // must not be called by a hook.
 func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) {
 	ctx, end, err := m.begin(ctx)

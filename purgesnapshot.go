@@ -48,7 +48,7 @@ func (c *checkpointsChange) purge(dagName string) {
 	for id, old := range maps.Clone(c.now) {
 		switch {
 		case old.tip.DAGName != dagName || old.state == checkpointPurged || old.state == checkpointDropped:
-		case old.state.held() || old.done > 0: // versions may be here that their blocks have not brought
+		case old.state.held() || old.state == checkpointTaking || old.done > 0: // it may have brought versions
 			cp := *old
 			cp.state, cp.done = checkpointPurged, 0
 			c.set(&cp)
@@ -97,6 +97,9 @@ func (p *purge) forgetSnapshots(ctx context.Context) error {
 	})
 	if err == nil {
 		_, err = p.checkpointer.release(ctx)
+	}
+	if err == nil {
+		err = p.committer.sweepSegments(ctx) // of one that was about to be taken
 	}
 	return err
 }

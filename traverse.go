@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,6 +79,9 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		}
 		r := <-results
 		t.running--
+		if r.err != nil && s.isDropped(ctx, from, r.id) {
+			continue
+		}
 		err := visit(r.id, r.b, r.err)
 		if err != nil && err != errSkipBelow {
 			return err
@@ -90,6 +94,13 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		}
 	}
 	return ctx.Err()
+}
+
+// isDropped reports whether a block that cannot be read has been dropped since the
+// traversal has come across it.
+func (s *blockStore) isDropped(ctx context.Context, from []blockID, id blockID) bool {
+	gone, err := s.marks.isGone(ctx, id)
+	return gone && err == nil && !slices.Contains(from, id)
 }
 
 func (s *blockStore) descend(ctx context.Context, t *traversal, b *block) error {
