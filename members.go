@@ -52,7 +52,7 @@ func (s *rowStore) inSegment(ctx context.Context, seg segment, id coverID) (bool
 	}
 }
 
-// segmentRows yields all ids in the rows of a segment.
+// segmentRows yields all ids in the rows of a segment, in any order.
 func (s *rowStore) segmentRows(ctx context.Context, seg segment) iter.Seq2[coverID, error] {
 	return func(yield func(coverID, error) bool) {
 		for e, err := range s.rowsUnder(ctx, seg.root.under(s.keys.segments), false, 0) {
@@ -92,12 +92,7 @@ func (c *coverIndex) none() bool { return c.held.Load() == nil }
 // set replaces the segments. Rows of those that are not among them any more are removed
 // afterwards.
 func (c *coverIndex) set(segments []segment) {
-	before := make(map[blockID]*heldSegment)
-	if held := c.held.Load(); held != nil {
-		for _, h := range *held {
-			before[h.root] = h
-		}
-	}
+	before := c.bySegment()
 	bySize := slices.SortedFunc(slices.Values(segments), segment.compare)
 	var held []*heldSegment
 	free := uint64(maxSmallIDs)
@@ -112,10 +107,21 @@ func (c *coverIndex) set(segments []segment) {
 		}
 		held = append(held, h)
 	}
-	c.held.Store(&held)
 	if len(held) == 0 {
 		c.held.Store(nil)
+		return
 	}
+	c.held.Store(&held)
+}
+
+func (c *coverIndex) bySegment() map[blockID]*heldSegment {
+	all := make(map[blockID]*heldSegment)
+	if held := c.held.Load(); held != nil {
+		for _, h := range *held {
+			all[h.root] = h
+		}
+	}
+	return all
 }
 
 // covered reports whether a block is in the cover of a checkpoint that is or was held.
@@ -148,20 +154,26 @@ func (s *rowStore) inHeld(ctx context.Context, held []*heldSegment, id coverID) 
 func (s *rowStore) inSmall(ctx context.Context, h *heldSegment, id coverID) (bool, error) {
 	known := h.known.Load()
 	if known == nil {
-		var ids []coverID
-		for id, err := range s.segmentRows(ctx, h.segment) {
-			if err != nil {
-				return false, err
-			}
-			ids = append(ids, id)
+		ids, err := s.loadSegment(ctx, h.segment)
+		if err != nil {
+			return false, err
 		}
-		if uint64(len(ids)) != h.ids {
-			return false, fmt.Errorf("crdt: of segment %s of a cover there are %d ids, not %d", h.root.Cid(), len(ids), h.ids)
-		}
-		slices.SortFunc(ids, coverID.compare) // a store gives its rows in any order
 		known = &ids
 		h.known.Store(known)
 	}
 	_, found := slices.BinarySearchFunc(*known, id, coverID.compare)
 	return found, nil
+}
+
+func (s *rowStore) loadSegment(ctx context.Context, seg segment) (ids []coverID, err error) {
+	for id, err := range s.segmentRows(ctx, seg) {
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	if uint64(len(ids)) != seg.ids {
+		return nil, fmt.Errorf("crdt: of segment %s of a cover there are %d ids, not %d", seg.root.Cid(), len(ids), seg.ids)
+	}
+	return slices.SortedFunc(slices.Values(ids), coverID.compare), nil
 }

@@ -106,9 +106,21 @@ func (c *committer) stageSegments(ctx context.Context, segments []segment) error
 	}
 	w := &rowWriter{committer: c}
 	stages, err := c.beginStages(ctx, segments, w)
+	if err == nil {
+		err = c.fillStages(ctx, segments, stages)
+	}
 	if err != nil {
 		return err
 	}
+	for _, s := range stages {
+		if err := s.finish(ctx); err != nil {
+			return err
+		}
+	}
+	return w.flush(ctx)
+}
+
+func (c *committer) fillStages(ctx context.Context, segments []segment, stages []*segmentStage) error {
 	var last *sourcedID
 	for at, err := range mergeIDs(c.blocks.idsOf(ctx, segments)) {
 		if err == nil && last != nil && last.id == at.id {
@@ -122,12 +134,7 @@ func (c *committer) stageSegments(ctx context.Context, segments []segment) error
 		}
 		last = &at
 	}
-	for _, s := range stages {
-		if err := s.finish(ctx); err != nil {
-			return err
-		}
-	}
-	return w.flush(ctx)
+	return nil
 }
 
 func (c *committer) beginStages(ctx context.Context, segments []segment, to *rowWriter) ([]*segmentStage, error) {
