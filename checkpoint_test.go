@@ -65,7 +65,7 @@ func TestWhatIsACheckpoint(t *testing.T) {
 		"a number":                 {protowire.AppendVarint(protowire.AppendTag([]byte{0x18, 2}, checkpointField, protowire.VarintType), 7), one, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newTestNet().newReplica(t)
+			r := newTestNet().newReplica(t, walkHistory)
 			liar := r.node.net.node()
 			c := liar.forge(t, test.delta, test.links...)
 			r.node.deliver(announcement(c))
@@ -84,7 +84,7 @@ func TestWhatIsACheckpoint(t *testing.T) {
 // A checkpoint is known from the commit on that merges it, also after a restart, and
 // somebody is told of it, and again when it becomes complete.
 func TestCheckpointIsKnownOnceItIsMerged(t *testing.T) {
-	r := newTestNet().newReplica(t)
+	r := newTestNet().newReplica(t, walkHistory)
 	told := make(chan struct{}, 100)
 	r.must(r.committer.acquire(ctx))
 	r.committer.notify.checkpointSeen = func() { told <- struct{}{} }

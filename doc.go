@@ -140,6 +140,10 @@
 //   - segment.go is how a cover stands in pages, and covers.go how one is made of
 //     others, and compared. In members.go blocks are looked up in covers, and staging.go
 //     writes and removes the rows that this takes.
+//   - take.go merges a snapshot in the place of the blocks that it covers, once
+//     takeprepare.go has fetched and checked it. takedead.go removes what the cover has
+//     removed, and taketell.go tells those that wait for it. takepolicy.go says which
+//     checkpoints are taken, and what is not fetched or merged meanwhile.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -266,7 +270,8 @@
 //	byte 0       flags: 1 always set, 2 there may be losers, 4 migrated from an
 //	             older format with several live versions and not resolved yet:
 //	             the winner is among the losers too, and its id is not known;
-//	             8 the winner's block may not be here, as that of a claim: if the
+//	             8 the winner's block may not be here, or not be merged, as that of a
+//	             claim, or if it came with a checkpoint: if the
 //	             winner loses, its value is kept; 16 all losers are known to be
 //	             of a priority below MaxInt64
 //	bytes 1-8    the winner's priority, big endian

@@ -157,3 +157,13 @@ func (r *replica) awaitCheckpoint(c cid.Cid, state checkpointState) {
 	r.t.Helper()
 	waitFor(r.t, "a checkpoint to get into another state", func() bool { return r.checkpointState(c) == state })
 }
+
+func idOf(c cid.Cid) blockID {
+	id, err := blockIDOf(c)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+func walkHistory(o *Options) { o.WalkHistory = true }

@@ -150,13 +150,17 @@ func (c *checkpointer) publish(ctx context.Context, dagName string, heads tips, 
 // stage writes the rows of a cover that is to be held, as far as they are not in use. It
 // returns the checkpoints that it covers and of which nothing is made.
 func (c *checkpointer) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
-	known := c.committer.frontier.checkpoints()
-	used := known.held().segments()
+	used := c.committer.frontier.checkpoints().held().segments()
 	fresh := slices.DeleteFunc(slices.Clone(segments), func(s segment) bool { return slices.Contains(used, s) })
 	if err := c.committer.stageSegments(ctx, fresh); err != nil {
 		return nil, err
 	}
-	for id, cp := range known {
+	return c.idleIn(ctx, segments)
+}
+
+// idleIn returns the checkpoints of which nothing is made and which a cover has.
+func (c *checkpointer) idleIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
+	for id, cp := range c.committer.frontier.checkpoints() {
 		if !cp.idle() {
 			continue
 		}

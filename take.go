@@ -79,8 +79,9 @@ func (c *checkpointer) checkpoint(id blockID) *checkpoint {
 	return c.committer.frontier.checkpoints()[id]
 }
 
-// update makes a commit that also changes what is known of a checkpoint.
-func (c *checkpointer) update(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
+// commit makes a commit that has to do with a checkpoint. To change what is known of that,
+// set the copy that change gets.
+func (c *checkpointer) commit(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
 	c.committer.hooks.waitWhileFull()
 	return c.committer.do(ctx, func(now *commit) error {
 		old := now.checkpoints.now[id]
@@ -88,17 +89,18 @@ func (c *checkpointer) update(ctx context.Context, id blockID, change func(now *
 			return errLeft
 		}
 		cp := *old
-		if err := change(now, &cp); err != nil {
-			return err
-		}
-		now.checkpoints.set(&cp)
-		return nil
+		return change(now, &cp)
 	})
 }
 
 // beginTake lets no block of a checkpoint's cover be merged any more, once its snapshot has
 // been checked.
 func (c *checkpointer) beginTake(ctx context.Context, cp *checkpoint) error {
+	gaps := c.repairer.stuck.Load()
+	err := c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error { return now.canTake(ctx, cp, gaps) })
+	if err != nil {
+		return err
+	}
 	segments, err := c.prepare(ctx, cp)
 	if err != nil {
 		return err
@@ -106,21 +108,23 @@ func (c *checkpointer) beginTake(ctx context.Context, cp *checkpoint) error {
 	if err := c.committer.raiseFormat(ctx); err != nil {
 		return err
 	}
-	err = c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
-		if err := now.canTake(ctx, cp); err != nil {
+	err = c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+		if err := now.canTake(ctx, cp, gaps); err != nil {
 			return err
 		}
 		now.committer.mayHaveEarly = true
 		any, err := c.store.hasAny(ctx, c.store.keys.records)
 		cp.state, cp.segments, cp.done, cp.removals = checkpointTaking, segments, 0, any
+		now.checkpoints.set(cp)
 		return err
 	})
 	c.fetcher.unread.ring() // what has been withheld, and is not covered
 	return err
 }
 
-// canTake returns errLeft if a checkpoint is not to be taken.
-func (c *commit) canTake(ctx context.Context, cp *checkpoint) error {
+// canTake returns errLeft if a checkpoint is not to be taken. One that is complete is
+// checked instead, but where the store has gaps that cannot be filled otherwise.
+func (c *commit) canTake(ctx context.Context, cp *checkpoint, gaps bool) error {
 	if c.set.mayHaveClaims {
 		return fmt.Errorf("%w: the store has claims of summaries", errLeft)
 	}
@@ -130,10 +134,15 @@ func (c *commit) canTake(ctx context.Context, cp *checkpoint) error {
 		}
 	}
 	m, err := c.dag.mark(ctx, cp.id)
-	if err == nil && m.state != pending && m.state != complete {
-		err = fmt.Errorf("%w: it is above a block that was refused", errLeft)
+	switch {
+	case err != nil:
+		return err
+	case m.state == pending, m.state == complete && gaps:
+		return nil
+	case m.state == complete:
+		return fmt.Errorf("%w: all that it covers has been merged", errLeft)
 	}
-	return err
+	return fmt.Errorf("%w: it is above a block that was refused", errLeft)
 }
 
 // mergeSnapshot merges the snapshot of a checkpoint that is being taken.
@@ -216,6 +225,9 @@ func (c *checkpointer) addEntries(ctx context.Context, cp *checkpoint, some bool
 		}
 		part.add(e)
 	}
+	if len(part.entries) == 0 {
+		return nil
+	}
 	return c.addPart(ctx, cp.id, &part, some)
 }
 
@@ -253,7 +265,7 @@ func (p *takenPart) isFull(next *entry) bool {
 }
 
 func (c *checkpointer) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {
-	return c.update(ctx, id, func(now *commit, cp *checkpoint) error {
+	return c.commit(ctx, id, func(now *commit, cp *checkpoint) error {
 		if err := now.set.loadAhead(ctx, p.keys); err != nil {
 			return err
 		}
@@ -263,6 +275,7 @@ func (c *checkpointer) addPart(ctx context.Context, id blockID, p *takenPart, so
 			}
 		}
 		cp.done += uint64(len(p.entries))
+		now.checkpoints.set(cp)
 		return nil
 	})
 }
@@ -283,11 +296,18 @@ func (c *commit) addEntry(ctx context.Context, e *entry, some bool) error {
 
 // finishTake makes the cover of a checkpoint count as marks.
 func (c *checkpointer) finishTake(ctx context.Context, cp *checkpoint) error {
-	return c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	covered, err := c.idleIn(ctx, cp.segments)
+	if err != nil {
+		return err
+	}
+	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
 			return err
 		}
-		cp.state, cp.since, cp.taken = checkpointTold, time.Now(), true
+		now.hold(cp, &folded{segments: cp.segments, taken: true}, covered)
+		told := *now.checkpoints.now[cp.id]
+		told.state = checkpointTold
+		now.checkpoints.set(&told)
 		return nil
 	})
 }
@@ -330,8 +350,9 @@ func (c *checkpointer) leave(ctx context.Context, id blockID, why error) error {
 }
 
 func (c *checkpointer) unwant(ctx context.Context, id blockID, state checkpointState) error {
-	err := c.update(ctx, id, func(_ *commit, cp *checkpoint) error {
+	err := c.commit(ctx, id, func(now *commit, cp *checkpoint) error {
 		cp.state, cp.segments = state, nil
+		now.checkpoints.set(cp)
 		return nil
 	})
 	c.fetcher.unread.ring()

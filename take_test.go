@@ -3,6 +3,7 @@ package crdt
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,19 +18,44 @@ func putDelta(priority uint64, key, value string) *pb.Delta {
 	return &pb.Delta{Priority: priority, Elements: []*pb.Element{{Key: key, Value: []byte(value)}}}
 }
 
-// A takeTest is a history of which only the last checkpoint is left.
+// A takeTest is a history of which only some is left. Its author is out of reach.
 type takeTest struct {
 	net    *testNet
-	author *replica  // whose blocks cannot be had once it has left
-	server *testNode // has the checkpoints, and what is built on them
+	author *replica
+	server *testNode // has what is left
 }
 
 func newTakeTest(t *testing.T, write func(r *replica)) *takeTest {
 	s := &takeTest{net: newTestNet()}
-	silence := func(o *Options) { o.RebroadcastInterval = time.Hour }
-	s.author, s.server = s.net.newReplica(t, silence), s.net.node()
+	s.author, s.server = s.net.newReplica(t), s.net.node()
+	s.author.node.away(true)
 	write(s.author)
 	return s
+}
+
+// checkpoint publishes a checkpoint of all that the author has written.
+func (s *takeTest) checkpoint(t *testing.T) cid.Cid {
+	return s.author.snapshot("").publish(t, s.server)
+}
+
+// serve lets blocks of the author be had. It returns the head.
+func (s *takeTest) serve(t *testing.T, blocks ...blockID) {
+	for _, id := range blocks {
+		if err := s.server.addRaw(id.Cid(), s.author.node.raw(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// catchUp gives a replica all that the author has written so far.
+func (s *takeTest) catchUp(t *testing.T, r *replica) {
+	f := s.author.snapshot("")
+	s.serve(t, f.cover...)
+	r.node.deliver(announcement(f.links[0].Cid()))
+	waitFor(t, "the history", func() bool { return r.state(f.links[0].Cid()) == complete })
+	for _, id := range f.cover {
+		_ = s.server.Remove(ctx, id.Cid())
+	}
 }
 
 // patientRequests has a replica ask for blocks for so long that they seem to be nowhere.
@@ -49,8 +75,7 @@ func manyVersions(r *replica) {
 // A newcomer takes a checkpoint in the place of a history that nobody has any more.
 func TestNewcomerTakesACheckpoint(t *testing.T) {
 	s := newTakeTest(t, manyVersions)
-	c := s.author.snapshot("").publish(t, s.server)
-	s.author.node.away(true)
+	c := s.checkpoint(t)
 	told := &hookView{}
 	r := s.net.newReplica(t, told.listen)
 	r.node.deliver(announcement(c))
@@ -73,8 +98,9 @@ func laggardTakes(t *testing.T) {
 	s := newTakeTest(t, manyVersions)
 	told := &hookView{}
 	r := s.net.newReplica(t, told.listen, patientRequests)
-	before := converge(t, s.author, r)
-	s.net.split(0, 0, 1)
+	s.catchUp(t, r)
+	before := s.author.pairs()
+	told.check(t, before, -1)
 	told.reset()
 	for i := range 10 { // two generations later
 		s.author.put(fmt.Sprint("/k", i), "new")
@@ -82,13 +108,11 @@ func laggardTakes(t *testing.T) {
 			s.author.del(fmt.Sprint("/k", i))
 		}
 	}
-	s.author.snapshot("").publish(t, s.server)
+	s.checkpoint(t)
 	s.author.put("/k1", "newer")
 	s.author.del("/k3")
 	s.author.put("/fresh", "value")
-	c := s.author.snapshot("").publish(t, s.server)
-	s.author.node.away(true)
-	s.net.heal()
+	c := s.checkpoint(t)
 	r.node.deliver(announcement(c))
 	r.awaitCheckpoint(c, checkpointHeld)
 	want := s.author.pairs()
@@ -140,14 +164,16 @@ func (h *hookView) reset() {
 	h.calls = 0
 }
 
+// check waits for the hooks to say what they should, and fails unless it took so many
+// calls. -1 is any number.
 func (h *hookView) check(t *testing.T, want map[string]string, calls int) {
 	t.Helper()
 	waitFor(t, "hooks", func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		return h.calls >= calls
+		return h.calls >= calls && maps.Equal(h.pairs, want)
 	})
-	if h.calls != calls || !maps.Equal(h.pairs, want) {
+	if calls >= 0 && h.calls != calls || !maps.Equal(h.pairs, want) {
 		t.Errorf("the hooks were called %d times, want %d; they say %v, want %v", h.calls, calls, h.pairs, want)
 	}
 }
@@ -180,10 +206,7 @@ func TestWritesBesideATake(t *testing.T) {
 	f := s.author.snapshot("")
 	c := f.publish(t, s.server)
 	covered := f.links[0].Cid()
-	if err := s.server.addRaw(covered, s.author.node.raw(f.links[0])); err != nil {
-		t.Fatal(err)
-	}
-	s.author.node.away(true)
+	s.serve(t, f.links[0])
 	r := s.net.newReplica(t)
 	by, cp := r.beginTake(c)
 
@@ -220,7 +243,6 @@ func TestTakeTellsThoseThatWait(t *testing.T) {
 	s.author.put("/more", "value")
 	f := s.author.snapshot("")
 	c := f.publish(t, s.server)
-	s.author.node.away(true)
 	r := s.net.newReplica(t)
 	beside := r.offer(s.server, putDelta(f.height+3, "/beside", "x"), middle.Cid())
 	r.awaitMerged(beside)
@@ -232,4 +254,168 @@ func TestTakeTellsThoseThatWait(t *testing.T) {
 	if got := r.pairs(); !maps.Equal(got, want) {
 		t.Errorf("it has %v, want %v", got, want)
 	}
+}
+
+// A take that is cut off at any write goes on after the restart.
+func TestTakeThatIsCutOff(t *testing.T) {
+	died := true
+	for at := 0; died; at++ {
+		synctest.Test(t, func(t *testing.T) { died = cutOffTake(t, at) })
+	}
+}
+
+func cutOffTake(t *testing.T, at int) (died bool) {
+	s := newTakeTest(t, manyVersions)
+	store := newFaultyStore()
+	r := s.net.newReplicaOn(t, store, silent)
+	s.catchUp(t, r)
+	for i := range 10 {
+		s.author.del(fmt.Sprint("/k", i))
+		s.author.put(fmt.Sprint("/m", i), "new")
+	}
+	for range 30 { // so that it is far above
+		s.author.put("/x", "value")
+		s.author.del("/x")
+	}
+	c := s.checkpoint(t)
+	store.dieAfter(at)
+	r.node.deliver(announcement(c))
+	waitFor(t, "the end of the take, or of the store", func() bool {
+		died = store.hasDied()
+		return died || r.checkpointState(c) == checkpointHeld
+	})
+	if died {
+		_ = r.Close()
+	}
+	store.heal()
+	if died {
+		r.open()
+		r.node.deliver(announcement(c))
+		r.awaitCheckpoint(c, checkpointHeld)
+	}
+	if got, want := r.pairs(), s.author.pairs(); !maps.Equal(got, want) {
+		t.Errorf("cut off after %d writes, it has %v, want %v", at, got, want)
+	}
+	return died
+}
+
+// A checkpoint that cannot be taken as it is malformed is void before anything was done,
+// and its history is walked.
+func TestMalformedSnapshotsAreVoid(t *testing.T) {
+	for name, spoil := range map[string]func(f *testSnapshot){
+		"a version whose block is not covered": func(f *testSnapshot) {
+			f.entries = append(f.entries, entry{key: "/lie", id: testID(1), priority: 99, value: []byte("x")})
+		},
+		"a tombstone whose block is covered": func(f *testSnapshot) {
+			f.entries = append(f.entries, entry{key: "/k1", id: f.cover[0], tombstone: true})
+		},
+		"a cover without what is linked": func(f *testSnapshot) {
+			f.cover = slices.DeleteFunc(f.cover, func(id blockID) bool { return id == f.links[0] })
+			f.entries = slices.DeleteFunc(f.entries, func(e entry) bool { return e.id == f.links[0] })
+		},
+		"fewer blocks than it says":  func(f *testSnapshot) { f.alter = func(n *snapshotName) { n.blocks++ } },
+		"fewer entries than it says": func(f *testSnapshot) { f.alter = func(n *snapshotName) { n.entries++ } },
+		"more bytes than it says":    func(f *testSnapshot) { f.alter = func(n *snapshotName) { n.bytes-- } },
+		"a cover for a tree":         func(f *testSnapshot) { f.alter = func(n *snapshotName) { n.versions = n.cover } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTakeTest(t, manyVersions)
+			f := s.author.snapshot("")
+			spoil(f)
+			c := f.publish(t, s.server)
+			r := s.net.newReplica(t, silent)
+			r.node.deliver(announcement(c))
+			r.awaitCheckpoint(c, checkpointVoid)
+			if n := len(r.pairs()); n > 0 {
+				t.Errorf("it has %d pairs of a malformed snapshot", n)
+			}
+			s.serve(t, s.author.snapshot("").cover...)
+			waitFor(t, "the history", func() bool { return r.state(c) == complete })
+			if got, want := r.pairs(), s.author.pairs(); !maps.Equal(got, want) {
+				t.Errorf("it has %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// A snapshot that cannot be had does not keep the history from being walked, and is tried
+// again as long as that cannot be had either.
+func TestSnapshotThatComesLater(t *testing.T) {
+	for _, walk := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newTakeTest(t, manyVersions)
+			elsewhere := s.net.node()
+			f := s.author.snapshot("")
+			c := f.publish(t, elsewhere)
+			if err := s.server.addRaw(c, elsewhere.raw(idOf(c))); err != nil {
+				t.Fatal(err)
+			}
+			elsewhere.away(true)
+			r := s.net.newReplica(t, silent, patientRequests)
+			r.node.deliver(announcement(c))
+			r.awaitMerged(c)
+			r.awaitCheckpoint(c, checkpointSeen)
+			if walk {
+				s.serve(t, f.cover...)
+				waitFor(t, "the history", func() bool { return r.state(c) == complete })
+			} else {
+				elsewhere.away(false)
+			}
+			waitFor(t, "the pairs", func() bool { return maps.Equal(r.pairs(), s.author.pairs()) })
+		})
+	}
+}
+
+// Two DAGs are taken beside each other. Writes to one win over what the other brings.
+func TestTakesInTwoDAGs(t *testing.T) {
+	s := newTakeTest(t, func(r *replica) {
+		manyVersions(r)
+		for i := range 9 {
+			r.publishIn("x", fmt.Sprint("/k", i), fmt.Sprint("x", i))
+		}
+	})
+	r := s.net.newReplica(t)
+	for _, dag := range []string{"", "x"} {
+		c := s.author.snapshot(dag).publish(t, s.server)
+		r.node.deliver(announcement(c))
+		r.awaitCheckpoint(c, checkpointHeld)
+	}
+	if got, want := r.pairs(), s.author.pairs(); !maps.Equal(got, want) {
+		t.Errorf("it has %v, want %v", got, want)
+	}
+}
+
+// A snapshot that takes many commits is taken whole, and fetched once.
+func TestTakeOfManyEntries(t *testing.T) {
+	s := newTakeTest(t, func(r *replica) {
+		for i := range 6 {
+			b, err := r.Batch(ctx)
+			r.must(err)
+			for k := range 1500 {
+				r.must(b.Put(ctx, ds.NewKey(fmt.Sprint("/k", i%5, "/", k)), fmt.Append(nil, "value", i, k)))
+			}
+			r.must(b.Commit(ctx))
+		}
+		for k := range 700 {
+			r.del(fmt.Sprint("/k1/", k))
+		}
+	})
+	c := s.checkpoint(t)
+	told := &hookView{}
+	r := s.net.newReplica(t, told.listen)
+	r.node.deliver(announcement(c))
+	r.awaitCheckpoint(c, checkpointHeld)
+	want := s.author.pairs()
+	if got := r.pairs(); !maps.Equal(got, want) {
+		t.Errorf("it has %d pairs, want %d", len(got), len(want))
+	}
+	told.check(t, want, len(want))
+	fetched, state := 0, 0
+	for _, raw := range r.node.blocks {
+		fetched += len(raw)
+	}
+	for key, value := range want {
+		state += len(key) + len(value)
+	}
+	t.Logf("%d bytes fetched for a state of %d and %d blocks", fetched, state, len(s.author.snapshot("").cover))
 }

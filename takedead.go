@@ -44,7 +44,7 @@ func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 // removeAll removes versions, in commits of bounded size.
 func (c *checkpointer) removeAll(ctx context.Context, id blockID, dead []versionName) error {
 	for some := range slices.Chunk(dead, maxDead) {
-		err := c.update(ctx, id, func(now *commit, _ *checkpoint) error {
+		err := c.commit(ctx, id, func(now *commit, _ *checkpoint) error {
 			for _, n := range some {
 				if err := now.set.remove(ctx, n.key, n.id, now.dag.merged); err != nil {
 					return err

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -36,15 +37,11 @@ func (c *checkpointer) takeJob(ctx context.Context) (did bool, err error) {
 	if err != nil || cp == nil {
 		return false, err
 	}
-	job, end, err := c.begin(ctx, cp.tip.DAGName)
-	if err != nil {
-		return false, err
+	err = c.do(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.take(ctx, cp.id) })
+	if errors.Is(err, errPurging) {
+		return false, nil
 	}
-	defer end()
-	if err := c.take(job, cp.id); err != nil && context.Cause(job) != errPurging {
-		return false, err
-	}
-	return true, nil
+	return err == nil, err
 }
 
 // nextToTake returns the checkpoint to take now, or nil: first those that have been begun,

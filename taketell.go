@@ -27,8 +27,9 @@ func (c *checkpointer) tellCover(ctx context.Context, cp *checkpoint) error {
 	if err := c.eachCovered(ctx, cp, keys.blocks, maxUselessRows, completePending); err != nil {
 		return err
 	}
-	return c.update(ctx, cp.id, func(_ *commit, cp *checkpoint) error {
+	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		cp.state = checkpointHeld
+		now.checkpoints.set(cp)
 		return nil
 	})
 }
@@ -44,7 +45,7 @@ type rowOfCover struct {
 func (c *checkpointer) eachCovered(ctx context.Context, cp *checkpoint, prefix string, most int, do func(context.Context, *commit, []rowOfCover) error) error {
 	var some []rowOfCover
 	settle := func() error {
-		return c.update(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
+		return c.commit(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
 	}
 	for r, err := range c.coveredRows(ctx, cp, prefix) {
 		if err != nil {
