@@ -45,4 +45,11 @@ func (p *peer) connect(to *peer) {
 func (p *peer) isolate() { p.t.Helper(); p.ask(wire.Request{Op: wire.Isolate}) }
 func (p *peer) rejoin()  { p.t.Helper(); p.ask(wire.Request{Op: wire.Rejoin}) }
 
+// compact makes a checkpoint, drops what it covers, and gives how many blocks that were.
+func (p *peer) compact() int {
+	p.t.Helper()
+	p.ask(wire.Request{Op: wire.Checkpoint})
+	return p.ask(wire.Request{Op: wire.Compact}).Dropped
+}
+
 func (p *peer) stats() wire.Response { p.t.Helper(); return p.ask(wire.Request{Op: wire.Stats}) }

@@ -18,11 +18,12 @@ import (
 type kind struct {
 	name    string
 	modfile string
+	tags    string
 }
 
 var (
 	ours = kind{name: "ours", modfile: "go.mod"}
-	old  = kind{name: "old", modfile: "old.mod"}
+	old  = kind{name: "old", modfile: "old.mod", tags: "released"}
 )
 
 var programs string // directory of the built programs, with one below for each kind
@@ -61,7 +62,7 @@ func (k kind) build() error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	out, err := exec.Command("go", "build", "-modfile="+k.modfile, "-o", dir, "./peer", "./replay").CombinedOutput()
+	out, err := exec.Command("go", "build", "-modfile="+k.modfile, "-tags="+k.tags, "-o", dir, "./peer", "./replay").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("building the %s programs: %w\n%s", k.name, err, out)
 	}

@@ -29,16 +29,17 @@ type peer struct {
 }
 
 // start runs a peer on a new store.
-func start(t *testing.T, k kind) *peer {
+func start(t *testing.T, k kind, flags ...string) *peer {
 	t.Helper()
-	return reopen(t, k, t.TempDir())
+	return reopen(t, k, t.TempDir(), flags...)
 }
 
 // reopen runs a peer on a store that is already there. The process ends with the test
 // at the latest.
-func reopen(t *testing.T, k kind, dir string) *peer {
+func reopen(t *testing.T, k kind, dir string, flags ...string) *peer {
 	t.Helper()
-	p := &peer{t: t, kind: k, dir: dir, cmd: exec.Command(k.program("peer"), "-dir", dir)}
+	flags = append([]string{"-dir", dir}, flags...)
+	p := &peer{t: t, kind: k, dir: dir, cmd: exec.Command(k.program("peer"), flags...)}
 	if err := p.run(); err != nil {
 		p.kill()
 		t.Fatalf("starting the %s peer: %v\n%s", k.name, err, &p.stderr)

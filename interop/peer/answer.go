@@ -48,6 +48,10 @@ func (n *node) do(ctx context.Context, req wire.Request, resp *wire.Response) er
 		return nil
 	case wire.Forget:
 		return n.forget(ctx)
+	case wire.Checkpoint:
+		return n.checkpoint(ctx)
+	case wire.Compact:
+		return n.compact(ctx, resp)
 	case wire.Close:
 		return n.close()
 	}
@@ -104,7 +108,10 @@ func (n *node) stats(ctx context.Context, resp *wire.Response) error {
 	stats := n.replica.InternalStats(ctx)
 	resp.Heads, resp.MaxHeight = len(stats.Heads), stats.MaxHeight
 	resp.Dirty = n.replica.IsDirty(ctx)
-	return nil
+	resp.LastCheckpoint = lastCheckpoint(stats)
+	var err error
+	resp.InVain, err = n.wants.missing(ctx, n.blocks)
+	return err
 }
 
 // merged lists the marks of merged blocks, a part of the store format that both modules

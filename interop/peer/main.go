@@ -1,7 +1,8 @@
 // Command peer runs one replica in a process of its own and does what the tests tell
 // it on stdin (see package wire). It is built twice from the same source: with go.mod
 // against the module of this repository, with old.mod against the released one, for one
-// program can't hold two versions of a package. So it may use only what both export.
+// program can't hold two versions of a package. So it may use only what both export; what ours alone has is in
+// checkpoints.go, which released.go takes the place of.
 package main
 
 import (
@@ -13,13 +14,16 @@ import (
 	"io"
 	"os"
 
+	"github.com/ipfs/go-ds-crdt"
 	"github.com/ipfs/go-ds-crdt/interop/wire"
 )
 
 func main() {
 	dir := flag.String("dir", "", "directory of the store, made if missing")
+	opts := options()
+	addFlags(opts)
 	flag.Parse()
-	if err := run(*dir, os.Stdin, os.Stdout); err != nil {
+	if err := run(*dir, opts, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -27,9 +31,9 @@ func main() {
 
 // run serves requests until a close request or the end of the input, which comes when
 // the test that started us is gone.
-func run(dir string, in io.Reader, out io.Writer) error {
+func run(dir string, opts *crdt.Options, in io.Reader, out io.Writer) error {
 	ctx := context.Background()
-	n, err := openNode(ctx, dir)
+	n, err := openNode(ctx, dir, opts)
 	if err != nil {
 		return err
 	}

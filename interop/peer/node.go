@@ -10,6 +10,7 @@ import (
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/blockstore"
 	"github.com/ipfs/boxo/ipld/merkledag"
+	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt"
 )
@@ -21,13 +22,14 @@ var namespace = datastore.NewKey("/crdt")
 type node struct {
 	net     *network
 	swap    *bitswap.Bitswap
+	wants   *wants
 	store   datastore.Batching
 	blocks  blockstore.Blockstore
 	replica *crdt.Datastore
 	stop    context.CancelFunc // ends the subscription of the broadcaster
 }
 
-func openNode(ctx context.Context, dir string) (*node, error) {
+func openNode(ctx context.Context, dir string, opts *crdt.Options) (*node, error) {
 	store, err := openStore(dir)
 	if err != nil {
 		return nil, err
@@ -39,18 +41,19 @@ func openNode(ctx context.Context, dir string) (*node, error) {
 	ctx, stop := context.WithCancel(ctx)
 	blocks := blockstore.NewBlockstore(store)
 	swap := bitswap.New(ctx, bsnet.NewFromIpfsHost(net.host), nil, blocks)
-	n := &node{net: net, swap: swap, store: store, blocks: blocks, stop: stop}
-	n.replica, err = n.openReplica(ctx)
+	wants := &wants{SessionExchange: swap, asked: cid.NewSet()}
+	n := &node{net: net, swap: swap, wants: wants, store: store, blocks: blocks, stop: stop}
+	n.replica, err = n.openReplica(ctx, opts)
 	return n, err
 }
 
-func (n *node) openReplica(ctx context.Context) (*crdt.Datastore, error) {
+func (n *node) openReplica(ctx context.Context, opts *crdt.Options) (*crdt.Datastore, error) {
 	broadcaster, err := crdt.NewPubSubBroadcaster(ctx, n.net.pubsub, topic)
 	if err != nil {
 		return nil, err
 	}
-	dag := merkledag.NewDAGService(blockservice.New(n.blocks, n.swap))
-	return crdt.New(n.store, namespace, dag, broadcaster, options())
+	dag := merkledag.NewDAGService(blockservice.New(n.blocks, n.wants))
+	return crdt.New(n.store, namespace, dag, broadcaster, opts)
 }
 
 // options lets everything that happens now and then happen about once a second, since

@@ -14,12 +14,16 @@ const (
 	List    = "list"    // answers Pairs: all that a Query of the replica gives
 	Rows    = "rows"    // answers Pairs: the raw rows below the replica's namespace
 	Merged  = "merged"  // answers Pairs: the marks of all merged blocks, without values
-	Stats   = "stats"   // answers Heads, MaxHeight, Dirty
+	Stats   = "stats"   // answers Heads, MaxHeight, Dirty, InVain and, of ours, LastCheckpoint
 	Connect = "connect" // Addr
 	Isolate = "isolate" // drops all connections and refuses new ones
 	Rejoin  = "rejoin"  // ends Isolate
 	Forget  = "forget"  // loses all blocks that another block links to
 	Close   = "close"   // closes the replica and ends the process
+
+	// Of ours alone:
+	Checkpoint = "checkpoint"
+	Compact    = "compact" // answers Dropped
 )
 
 // Pair is a key and its value.
@@ -48,4 +52,8 @@ type Response struct {
 	Heads     int    `json:",omitempty"`
 	MaxHeight uint64 `json:",omitempty"`
 	Dirty     bool   `json:",omitempty"`
+	InVain    int    `json:",omitempty"` // blocks that were asked for, and are not here
+
+	LastCheckpoint uint64 `json:",omitempty"` // its height
+	Dropped        int    `json:",omitempty"` // blocks
 }
