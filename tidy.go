@@ -30,7 +30,7 @@ type tidier struct {
 }
 
 const (
-	maxTidySize   = 256 << 10 // in one delta: the turn must not be held for long
+	maxTidySize   = 64 << 10 // in one delta: the turn must not be held for long
 	maxTidyBlocks = 64 << 10
 	tidyPatience  = 10 * time.Second // for a block that says to which DAG a version belongs
 )
