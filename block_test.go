@@ -92,6 +92,11 @@ func FuzzBlock(f *testing.F) {
 	}
 	f.Add(raw)
 	f.Add(withDelta(f, b.raw, checkpointDelta(9)))
+	malformed, err := encodeNode(appendBytes([]byte{0x18, 9}, checkpointField, []byte{0xff}), []blockID{testID(1)}, 0)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(malformed)
 	for _, p := range oddPriorities {
 		f.Add(withDelta(f, b.raw, &pb.Delta{Priority: p, Elements: oneElement("/k")}))
 	}
@@ -146,8 +151,11 @@ func checkContent(t *testing.T, d *deltaContent, raw []byte) {
 	t.Helper()
 	checkDAG(t, d.dagName)
 	var plain pb.Delta
-	if err := proto.Unmarshal(mustDecode(t, raw).Data(), &plain); err != nil {
+	if err := proto.Unmarshal(withoutField(mustDecode(t, raw).Data(), checkpointField), &plain); err != nil {
 		t.Fatal(err)
+	}
+	if n := d.snapshot; n != nil && (len(plain.GetElements())+len(plain.GetTombstones()) > 0 || plain.GetSnapshot() || *readSnapshotName(n.message()) != *n) {
+		t.Errorf("%v is taken for a checkpoint, with snapshot %+v", &plain, n)
 	}
 	elements, tombstones := plainElements(plain.GetElements()), plainElements(plain.GetTombstones())
 	if plain.GetSnapshot() {
@@ -212,7 +220,7 @@ func checkLinks(t *testing.T, s *blockStore, b *block) {
 		plain = append(plain, l.id)
 	}
 	known, err := s.decodeKnown(b.id, b.raw)
-	if err != nil || !slices.Equal(slices.Concat(known.links, known.summed), plain) || len(known.summed) > 0 && !b.delta.summary {
+	if err != nil || !slices.Equal(slices.Concat(known.links, known.summed), plain) || len(known.summed) > 0 && !b.delta.summary || b.delta.snapshot != nil && !known.namesSnapshot {
 		t.Errorf("decodeKnown: %v", err)
 	}
 	distinct := make(map[blockID]bool)
