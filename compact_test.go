@@ -100,14 +100,16 @@ func TestCompactDropsWhatIsCovered(t *testing.T) {
 	r.overwrite(0, 20)
 }
 
-// Of two checkpoints, one below the other, the lower goes. Two side by side stay.
+// Of two checkpoints, one below the other, the lower goes, but for what both have.
 func TestCompactReleasesOlderCheckpoints(t *testing.T) {
-	net := newTestNet()
-	r := net.newReplica(t)
-	r.overwrite(0, 20)
-	r.checkpoint()
-	r.overwrite(20, 30)
+	r := newTestNet().newReplica(t)
+	r.overwrite(0, 100)
+	old := r.known(r.checkpoint()).segments[0]
+	r.put("/new", "v")
 	top := r.checkpoint()
+	if now := r.known(top).segments; now[0] != old || len(now) < 2 {
+		t.Fatalf("they do not share a segment: %v, %v", old, now)
+	}
 	r.compact()
 	r.checkDropped(top.Cid)
 	if n := len(r.frontier.checkpoints()); n != 1 {

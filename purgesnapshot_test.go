@@ -151,6 +151,9 @@ func TestPurgeJoinsCheckpointsSideBySide(t *testing.T) {
 	r.awaitHeld(theirs)
 	_, err := r.CompactDAG(ctx, "x")
 	r.must(err)
+	if n := r.frontier.checkpoints().count("x"); n != 2 {
+		t.Fatalf("%d checkpoints are left, want both", n)
+	}
 	if _, err := r.PurgeDAG(ctx, "x"); err != nil {
 		t.Fatal(err)
 	}
