@@ -300,6 +300,7 @@ func (c *checkpointer) finishTake(ctx context.Context, cp *checkpoint) error {
 	if err != nil {
 		return err
 	}
+	c.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
 	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
 			return err

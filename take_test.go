@@ -419,3 +419,96 @@ func TestTakeOfManyEntries(t *testing.T) {
 	}
 	t.Logf("%d bytes fetched for a state of %d and %d blocks", fetched, state, len(s.author.snapshot("").cover))
 }
+
+// A tombstone for a version that is here before its block removes it, and keeps it from
+// coming back with the block. Local writes win over all that a checkpoint may bring.
+func TestTombstoneForAVersionBeforeItsBlock(t *testing.T) {
+	s := newTakeTest(t, manyVersions)
+	f := s.author.snapshot("")
+	c := f.publish(t, s.server)
+	r := s.net.newReplica(t)
+	by, cp := r.beginTake(c)
+	r.must(by.addEntries(ctx, cp, false))
+	large := f.entries[slices.IndexFunc(f.entries, func(e entry) bool { return e.key == "/large" })]
+	r.must(by.leave(ctx, cp.id, errLeft))
+	if r.get("/large") == "(none)" {
+		t.Fatal("what a take has added is gone after it was left")
+	}
+	r.awaitMerged(r.offer(s.server, &pb.Delta{Priority: 1, Tombstones: []*pb.Element{tombstoneOf(t, "/large", large.id.Cid())}}))
+	if got := r.get("/large"); got != "(none)" || len(r.rowsUnder("/s/t/large")) != 1 {
+		t.Errorf("/large is %.9q, and there are %d tombstones", got, len(r.rowsUnder("/s/t/large")))
+	}
+	s.serve(t, f.cover...)
+	waitFor(t, "the history", func() bool { return r.state(c) == complete })
+	want := s.author.pairs()
+	delete(want, "/large")
+	if got := r.pairs(); !maps.Equal(got, want) {
+		t.Errorf("it has %v, want %v", got, want)
+	}
+}
+
+// A write beside a take is higher than the checkpoint, of whatever DAG that is.
+func TestWritesRiseAboveATake(t *testing.T) {
+	s := newTakeTest(t, manyVersions)
+	f := s.author.snapshot("")
+	r := s.net.newReplica(t)
+	by, cp := r.beginTake(f.publish(t, s.server))
+	if head := r.publishIn("x", "/k1", "local"); head.Height <= f.height {
+		t.Errorf("its height is %d, that of the checkpoint %d", head.Height, f.height)
+	}
+	r.must(by.take(ctx, cp.id))
+	if got := r.get("/k1"); got != "local" {
+		t.Errorf("/k1 is %q", got)
+	}
+}
+
+// Peers can make up any number of DAGs, and a checkpoint in each.
+func TestWantedCheckpointsAreBounded(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.byHand("")
+	liar := r.node.net.node()
+	for i := range 2 * maxWanted {
+		d := checkpointDelta(2)
+		d.DagName = fmt.Sprint("dag", i)
+		r.awaitMerged(r.offer(liar, d, unavailable(i)))
+	}
+	wanted := 0
+	for _, cp := range r.frontier.checkpoints() {
+		if cp.state == checkpointWanted {
+			wanted++
+		}
+	}
+	if wanted != maxWanted {
+		t.Errorf("%d checkpoints are wanted, want %d", wanted, maxWanted)
+	}
+}
+
+// A store of the old module that was closed amid a sync gets from a checkpoint what no
+// repair can find any more, though it has the checkpoint for complete.
+func TestGapsAreFilledByACheckpoint(t *testing.T) { synctest.Test(t, fillGaps) }
+
+func fillGaps(t *testing.T) {
+	s := newTakeTest(t, func(r *replica) { r.put("/lost", "value") })
+	lost := s.author.snapshot("").links[0]
+	manyVersions(s.author)
+	r := s.net.newReplica(t, silent)
+	s.catchUp(t, r)
+	r.must(r.Close())
+	keys := r.Datastore.store.keys
+	for _, gone := range []ds.Key{keys.block(lost), keys.record("/lost")} {
+		r.must(r.store.Delete(ctx, gone))
+	}
+	r.must(r.store.Put(ctx, keys.dirty, []byte{}))
+	r.must(r.node.Remove(ctx, lost.Cid()))
+	r.open()
+	c := s.checkpoint(t)
+	r.node.deliver(announcement(c))
+	r.awaitCheckpoint(c, checkpointHeld)
+	if got, want := r.pairs(), s.author.pairs(); !maps.Equal(got, want) {
+		t.Errorf("it has %v, want %v", got, want)
+	}
+	r.must(r.Repair(ctx))
+	if r.IsDirty(ctx) {
+		t.Error("it is dirty still")
+	}
+}

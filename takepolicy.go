@@ -16,13 +16,21 @@ func (c *commit) firstState(cp *checkpoint) checkpointState {
 	if c.committer.walks || c.set.mayHaveClaims || !cp.isFarAbove(c.dag.heads.now) {
 		return checkpointSeen
 	}
+	wanted := 0
 	for _, other := range c.checkpoints.now {
-		if other.tip.DAGName == cp.tip.DAGName && (other.state == checkpointWanted || other.state == checkpointTaking) {
+		if other.state != checkpointWanted && other.state != checkpointTaking {
+			continue
+		}
+		if wanted++; wanted == maxWanted || other.tip.DAGName == cp.tip.DAGName {
 			return checkpointSeen
 		}
 	}
 	return checkpointWanted
 }
+
+// maxWanted is how many checkpoints are wanted at a time, of different DAGs. Others wait
+// among those that have been seen, of which there is a limit, too.
+const maxWanted = 16
 
 // isFarAbove reports whether there are likely to be more blocks below a checkpoint and
 // above the heads of its DAG than entries in its snapshot.

@@ -10,11 +10,8 @@ import (
 // prepare fetches all of a snapshot and checks it, and makes rows of its cover. An error
 // that is errBadSnapshot is final.
 func (c *checkpointer) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
-	if cp.state == checkpointWanted {
-		var end context.CancelFunc
-		ctx, end = c.whilePagesCome(ctx)
-		defer end()
-	}
+	ctx, end := c.whilePagesCome(ctx)
+	defer end()
 	segments, err := c.readSnapshot(ctx, cp)
 	if err != nil && !errors.Is(err, errBadSnapshot) {
 		err = fmt.Errorf("%w: %w", errLeft, err)
@@ -57,8 +54,8 @@ func (cp *checkpoint) checkLinks(ctx context.Context, covered func(context.Conte
 	return err
 }
 
-// whilePagesCome returns a context that ends once no page has come for a while: blocks are
-// withheld as long as it takes. Later tries withhold none, and have all the time there is.
+// whilePagesCome returns a context that ends once no page has come for a while: as long as
+// this takes, blocks are withheld, and others wait for the checkpointer.
 func (c *checkpointer) whilePagesCome(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	c.background.Go(func() {
@@ -77,5 +74,5 @@ func (c *checkpointer) whilePagesCome(ctx context.Context) (context.Context, con
 	return ctx, cancel
 }
 
-// pagePatience is how long blocks are withheld while no page of a snapshot comes.
-const pagePatience = 10 * time.Second
+// pagePatience is how long that is. On a slow link several large pages share the time.
+const pagePatience = 30 * time.Second
