@@ -264,11 +264,11 @@ func (f *fetcher) isDropped(b *missingBlock) bool {
 	return b.state == dropped
 }
 
-// asksInVain reports whether blocks that may be lower than that seem to be nowhere.
-func (f *fetcher) asksInVain(height uint64) bool {
+// asksInVain reports whether blocks seem to be nowhere.
+func (f *fetcher) asksInVain() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.scheduler.asksInVain(time.Now(), height)
+	return f.scheduler.asksInVain(time.Now())
 }
 
 // ids returns the blocks that are known to be missing.

@@ -510,12 +510,13 @@ func (s *scheduler) forget(purged map[blockID]bool, unwanted []blockID) {
 	}
 }
 
-// asksInVain reports whether a linked block that may be lower than that has failed as
-// often as makes an announced one be given up, or has been asked for very long.
-func (s *scheduler) asksInVain(now time.Time, height uint64) bool {
+// asksInVain reports whether a linked block has failed as often as makes an announced one
+// be given up, or has been asked for very long. How high it is said to be does not matter:
+// a peer may say anything.
+func (s *scheduler) asksInVain(now time.Time) bool {
 	for _, b := range s.missing {
 		slow := b.state == requested && now.Sub(b.request.since) > maxSlowAge
-		if b.queued && b.height < height && (slow || b.attempts >= maxAttempts) {
+		if b.queued && (slow || b.attempts >= maxAttempts) {
 			return true
 		}
 	}

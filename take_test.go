@@ -3,6 +3,7 @@ package crdt
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -120,6 +121,21 @@ func laggardTakes(t *testing.T) {
 		t.Errorf("it has %v, want %v", got, want)
 	}
 	told.check(t, want, differences(before, want))
+}
+
+// What is missing is nowhere, at whatever height it was said to be.
+func TestTakeBelowOddHeights(t *testing.T) { synctest.Test(t, takeBelowOddHeights) }
+
+func takeBelowOddHeights(t *testing.T) {
+	s := newTakeTest(t, manyVersions)
+	f := s.author.snapshot("")
+	c := f.publish(t, s.server)
+	s.author.node.away(true)
+	r := s.net.newReplica(t, patientRequests)
+	r.awaitMerged(r.offer(s.server, putDelta(math.MaxUint64-1, "/x", "of a DAG that seems to be large"))) // or the checkpoint was far above
+	r.awaitMerged(r.offer(s.server, putDelta(math.MaxUint64, "/y", "on top of what is missing"), f.links[0].Cid()))
+	r.node.deliver(announcement(c))
+	r.awaitCheckpoint(c, checkpointHeld)
 }
 
 // differences returns how many keys differ.

@@ -94,7 +94,7 @@ func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error
 		return false, nil
 	}
 	heads, _ := c.committer.frontier.tips()
-	return m.state == complete || cp.isFarAbove(heads) || c.fetcher.asksInVain(cp.tip.Height), nil
+	return m.state == complete || cp.isFarAbove(heads) || c.fetcher.asksInVain(), nil
 }
 
 // wakeLater has the checkpoints looked at again after a while: blocks may turn out not to
