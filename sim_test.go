@@ -19,15 +19,16 @@ import (
 // the plain model says, at a bounded cost. Each seed is a network of its own
 // in fake time.
 //
-//	sim_test.go         the seeds to run, and how
-//	simplan_test.go     what a seed decides at the start, and the way of a run
-//	simreplica_test.go  a replica: processes that start, stop and die on one store
-//	simsteps_test.go    what is done to replicas: writes, and disturbances
-//	simwrites_test.go   the writes, and what must be true after each
-//	simforeign_test.go  a writer that makes blocks in its own way
-//	simcheck_test.go    what must be true in the end
-//	kit_network_test.go the network and the DAG services, with their faults
-//	kit_stores_test.go  the stores, with theirs
+//	sim_test.go             the seeds to run, and how
+//	simplan_test.go         what a seed decides at the start, and the way of a run
+//	simreplica_test.go      a replica: processes that start, stop and die on one store
+//	simsteps_test.go        what is done to replicas: writes, and disturbances
+//	simwrites_test.go       the writes, and what must be true after each
+//	simforeign_test.go      a writer that makes blocks in its own way
+//	simcheckpoints_test.go  what two of three seeds have to do with checkpoints
+//	simcheck_test.go        what must be true in the end
+//	kit_network_test.go     the network and the DAG services, with their faults
+//	kit_stores_test.go      the stores, with theirs
 //
 // A run for a night, with a line every ten seconds:
 //

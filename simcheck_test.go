@@ -20,7 +20,7 @@ func (s *simulation) block(id blockID) *block {
 	s.net.mu.Lock()
 	raw := s.net.archive[id.Cid()]
 	s.net.mu.Unlock()
-	b, err := (&blockStore{newDelta: newPBDelta, maxSize: 2 << 20}).decode(id, raw)
+	b, err := s.decoder().decode(id, raw)
 	if err != nil {
 		s.t.Fatalf("a block that nobody has made: %s", err)
 	}
@@ -28,10 +28,21 @@ func (s *simulation) block(id blockID) *block {
 	return b
 }
 
+func (s *simulation) decoder() *blockStore {
+	return &blockStore{newDelta: newPBDelta, maxSize: 2 << 20}
+}
+
 // patience is how long anything may take once all is well: a replica hears of
 // everything within an interval and its jitter, and a request that was made
 // before may take its time and a pause once more.
-func (s *simulation) patience() time.Duration { return 4*s.interval + 2*s.timeout + 5*time.Second }
+// Of dropped blocks it takes a while to find out that they are nowhere.
+func (s *simulation) patience() time.Duration {
+	p := 4*s.interval + 2*s.timeout + 5*time.Second
+	if s.drops {
+		p += (maxAttempts+1)*(s.interval+s.timeout) + 2*maxSlowAge
+	}
+	return p
+}
 
 // converge waits until all replicas hold the same heads, with nothing missing,
 // and all have merged the same blocks.
@@ -44,6 +55,7 @@ func (s *simulation) converge() {
 			for _, r := range s.replicas {
 				heads, pendingHeads := r.frontier.tips()
 				s.t.Logf("replica %d: %d heads, %d pending heads %v, %d jobs", r.number, len(heads), len(pendingHeads), pendingHeads.list(), r.fetcher.len())
+				r.logCheckpoints()
 			}
 			s.t.FailNow()
 		}
@@ -67,7 +79,7 @@ func (s *simulation) converged() bool {
 	first, _ := s.replicas[0].frontier.tips()
 	for _, r := range s.replicas {
 		heads, pendingHeads := r.frontier.tips()
-		if len(pendingHeads) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() {
+		if len(pendingHeads) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() || r.busyWithCheckpoints() {
 			return false
 		}
 	}
@@ -92,6 +104,7 @@ func (s *simulation) checkAll() {
 			s.t.Errorf("replica %d differs from replica %d\n%s", r.number, s.replicas[0].number, diff(got, want))
 		}
 		s.checkMerged(r)
+		r.checkSnapshots()
 	}
 }
 
@@ -192,6 +205,9 @@ func (s *simulation) checkNewcomer() {
 	c := r.cost().minus(before)
 	s.checkAll()
 	maxRequests, maxRows := blocks+blocks/4+16, 40*blocks+200
+	if s.snapshots { // it fetches pages as well, and blocks below which it takes these
+		maxRequests, maxRows = 2*maxRequests, 2*maxRows+1000
+	}
 	if c.requests > maxRequests || c.reads+c.writes > maxRows {
 		s.t.Errorf("a newcomer took %+v for %d blocks", c, blocks)
 	}
@@ -205,7 +221,7 @@ func (s *simulation) purge() {
 	s.net.split(s.rng.Perm(len(s.net.nodes))...) // or it would come again from those whose turn has not come
 	for _, r := range s.replicas {
 		for _, want := range []int{len(purged), 0} {
-			if n, err := r.PurgeDAG(ctx, name); n != want || err != nil {
+			if n, err := r.PurgeDAG(ctx, name); err != nil || n > want || n < want && !s.snapshots {
 				s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
 			}
 		}
@@ -300,7 +316,7 @@ func (s *simulation) checkOneMoreWrite() {
 	s.converge()
 	for _, r := range s.replicas {
 		c := r.cost().minus(before[r])
-		if c.requests > 1 || c.reads+c.writes > 100 {
+		if (c.requests > 1 || c.reads+c.writes > 100) && !s.snapshots {
 			s.t.Errorf("one more write cost replica %d %+v", r.number, c)
 		}
 	}
@@ -310,7 +326,11 @@ func (s *simulation) checkOneMoreWrite() {
 // checkLeft checks what a replica that has left leaves behind. After a failure
 // there may be a queue row of a block that was merged, until its turn comes.
 func (s *simulation) checkLeft(r *simReplica) {
-	if !r.spoilt {
-		checkStore(s.t, r.replica)
+	if r.spoilt {
+		return
 	}
+	bad := s.net.netFaults // which reading pages would suffer from
+	s.net.weather(netFaults{})
+	checkStore(s.t, r.replica)
+	s.net.weather(bad)
 }

@@ -29,31 +29,41 @@ type simulation struct {
 	well      bool      // nothing fails any more
 	reminded  time.Time // when everybody was last told of these, and of foreign blocks
 
+	covers map[blockID]map[blockID]*block // of checkpoints
+
 	// What the seed decides:
+	snapshots bool // there are checkpoints
+	drops     bool // and history is dropped
+	large     bool // values are
 	steps     int
 	keys      []string
 	dags      []string
 	blockSize int
 	unit      time.Duration // that all times are about as long as
-	interval  time.Duration // the longest RebroadcastInterval
-	timeout   time.Duration // the longest DAGSyncerTimeout
+
+	disturbances []weighted[func(*simulation)]
+
+	interval time.Duration // the longest RebroadcastInterval
+	timeout  time.Duration // the longest DAGSyncerTimeout
 }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
 	rng := rand.New(rand.NewPCG(seed, 99))
 	s := &simulation{
-		t:         t,
-		rng:       rng,
-		net:       newTestNet(),
-		acked:     make(map[blockID]bool),
-		parsed:    make(map[blockID]*block),
-		steps:     20 + rng.IntN(60),
-		keys:      someKeys(rng),
-		dags:      []string{"", "dag", testID(1).String()},
-		blockSize: pick(rng, 0, 0, 0, minBlockSize),
-		unit:      pick(rng, 200*time.Millisecond, time.Second, 5*time.Second),
-		idle:      goroutinesInBubble(),
+		t:            t,
+		rng:          rng,
+		net:          newTestNet(),
+		acked:        make(map[blockID]bool),
+		parsed:       make(map[blockID]*block),
+		steps:        20 + rng.IntN(60),
+		disturbances: disturbances,
+		keys:         someKeys(rng),
+		dags:         []string{"", "dag", testID(1).String()},
+		blockSize:    pick(rng, 0, 0, 0, minBlockSize),
+		unit:         pick(rng, 200*time.Millisecond, time.Second, 5*time.Second),
+		idle:         goroutinesInBubble(),
 	}
+	s.planCheckpoints(seed)
 	s.net.seed, s.net.archive = seed, make(map[cid.Cid][]byte)
 	s.foreign = &foreignWriter{s: s, node: s.net.node()}
 	s.foreign.node.sound = true
@@ -86,10 +96,12 @@ func (s *simulation) key() string { return pick(s.rng, s.keys...) }
 
 // value returns a value that others may have as well, or one that is unique.
 func (s *simulation) value() string {
-	switch s.rng.IntN(4) {
-	case 0:
+	switch n := s.rng.IntN(4); {
+	case s.large && n == 1:
+		return s.largeValue()
+	case n == 0:
 		return pick(s.rng, "", "a", "b", "\x00")
-	case 1:
+	case n == 1:
 		return strings.Repeat("long", s.rng.IntN(200))
 	}
 	return fmt.Sprint("v", s.rng.Uint32())
@@ -107,6 +119,7 @@ func (s *simulation) options(o *Options) {
 	o.RepairInterval = pick(s.rng, 0, time.Second, time.Hour)
 	o.MaxBlockSize = s.blockSize
 	o.SupersedingPuts = pick(s.rng, false, true)
+	s.checkpointOptions(o)
 	s.interval = max(s.interval, o.RebroadcastInterval)
 	s.timeout = max(s.timeout, o.DAGSyncerTimeout)
 }
@@ -134,7 +147,9 @@ func (s *simulation) run() {
 	s.heal()
 	s.converge()
 	s.checkAll()
+	s.settle()
 	s.checkNothingGoesOn()
+	s.checkCheckpoints()
 	s.checkNewcomer()
 	s.checkOneMoreWrite()
 	if s.rng.IntN(4) == 0 {
@@ -146,7 +161,7 @@ func (s *simulation) run() {
 // lets a moment pass.
 func (s *simulation) step() {
 	if s.rng.IntN(3) == 0 {
-		choose(s.rng, disturbances)(s)
+		choose(s.rng, s.disturbances)(s)
 	}
 	s.reviveSome()
 	if r := s.anyUp(); r != nil {

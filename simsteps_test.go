@@ -54,6 +54,9 @@ func (s *simulation) someUp(f func(*simReplica)) {
 // that dies once more.
 func (s *simulation) reviveSome() {
 	for _, r := range s.replicas {
+		if r.sleeps--; r.sleeps > 0 && r.down {
+			continue
+		}
 		if r.reap(); !r.down || s.rng.IntN(2) == 0 {
 			continue
 		}
@@ -123,6 +126,10 @@ func (s *simulation) leave() {
 	r.stop()
 	s.checkLeft(r)
 	s.replicas = slices.DeleteFunc(s.replicas, func(other *simReplica) bool { return other == r })
+	if s.drops {
+		r.node.gone = s.othersCanServe(r)
+		return
+	}
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
 	r.node.gone = s.net.othersHaveAllLocked(r.node)

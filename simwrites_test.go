@@ -108,7 +108,7 @@ func (c *checkedWrite) acknowledge(alone bool) {
 	for _, b := range made {
 		c.r.s.acked[b.id] = true
 	}
-	if alone && c.oneBlock {
+	if alone && c.oneBlock && !c.r.early(c.r.states()) {
 		c.checkDelta(made)
 	}
 }
@@ -120,7 +120,9 @@ func (c *checkedWrite) made() (made []*block) {
 	for _, cid := range cids {
 		id, err := blockIDOf(cid)
 		c.r.must(err)
-		made = append(made, c.r.s.block(id))
+		if b := c.r.s.block(id); b.delta.snapshot == nil { // a checkpoint is made beside
+			made = append(made, b)
+		}
 	}
 	return made
 }
