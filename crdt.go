@@ -144,7 +144,7 @@ func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	if bcast == nil {
 		return
 	}
-	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, blocks: d.blocks, fetcher: d.fetcher, announcer: d.announcer}
+	l := &listener{ctx: ctx, bcast: bcast, log: d.log, store: d.store, frontier: d.frontier, blocks: d.blocks, fetcher: d.fetcher, announcer: d.announcer}
 	d.background.Go(d.announcer.run)
 	d.background.Go(l.run)
 	if n, ok := bcast.(JoinNotifier); ok {

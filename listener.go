@@ -20,6 +20,7 @@ type listener struct {
 	bcast     Broadcaster
 	log       logging.StandardLogger
 	store     *rowStore
+	frontier  *frontier
 	blocks    *blockStore
 	fetcher   *fetcher
 	announcer *announcer
@@ -67,7 +68,18 @@ func (l *listener) receive(data []byte) {
 	}
 	if len(unknown) > 0 {
 		l.fetcher.announce(unknown)
+		if err := l.passOver(unknown); err != nil {
+			l.log.Errorf("looking for announced blocks in covers: %s", err)
+		}
 	}
+}
+
+func (l *listener) passOver(heads []announced) error {
+	ids := make([]blockID, len(heads))
+	for i, h := range heads {
+		ids[i] = h.id
+	}
+	return l.fetcher.passOver(l.ctx, l.store, l.frontier.checkpoints(), ids)
 }
 
 // An announced block may come with its announcement.

@@ -245,13 +245,16 @@ func (m *merger) commitGroup(group []*arrival) error {
 	if err != nil {
 		return err
 	}
-	children := make(map[blockID][]wanted)
+	children, missing := make(map[blockID][]wanted), make([]blockID, 0, len(c.dag.wants))
 	for _, w := range c.dag.wants {
 		if c.dag.queue[w.id] != nil { // or else it is among the group
-			children[w.parent] = append(children[w.parent], w)
+			children[w.parent], missing = append(children[w.parent], w), append(missing, w.id)
 		}
 	}
 	m.fetcher.merged(group, children)
+	if err := m.fetcher.passOver(m.ctx, m.committer.store, m.committer.frontier.checkpoints(), missing); err != nil {
+		m.log.Warnf("looking for missing blocks in covers: %s", err)
+	}
 	return nil
 }
 

@@ -31,5 +31,9 @@ func (f *fetcher) resume(ctx context.Context, committer *committer) error {
 		return err
 	}
 	f.tell(func(s *scheduler, now time.Time) { s.restore(now, missing, seen == len(sample)) })
-	return nil
+	ids := make([]blockID, len(missing))
+	for i, w := range missing {
+		ids[i] = w.id
+	}
+	return f.passOver(ctx, committer.store, committer.frontier.checkpoints(), ids)
 }

@@ -147,7 +147,7 @@ func (c *commit) canTake(ctx context.Context, cp *checkpoint, gaps bool) error {
 
 // mergeSnapshot merges the snapshot of a checkpoint that is being taken.
 func (c *checkpointer) mergeSnapshot(ctx context.Context, cp *checkpoint) error {
-	if err := c.giveUpCover(ctx, cp); err != nil {
+	if err := c.fetcher.passOver(ctx, c.store, c.committer.frontier.checkpoints(), c.fetcher.ids()); err != nil {
 		return err
 	}
 	some, err := c.surveyCover(ctx, cp)
@@ -163,22 +163,6 @@ func (c *checkpointer) mergeSnapshot(ctx context.Context, cp *checkpoint) error 
 		}
 	}
 	return c.finishTake(ctx, cp)
-}
-
-// giveUpCover has no block of the cover fetched any more.
-func (c *checkpointer) giveUpCover(ctx context.Context, cp *checkpoint) error {
-	var covered []blockID
-	for _, id := range c.fetcher.ids() {
-		in, err := c.store.inSegments(ctx, cp.segments, id)
-		if err != nil {
-			return err
-		}
-		if in {
-			covered = append(covered, id)
-		}
-	}
-	c.fetcher.forget(nil, covered)
-	return nil
 }
 
 // surveyCover reports whether any block of the cover has been merged. If one was refused,

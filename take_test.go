@@ -138,6 +138,34 @@ func takeBelowOddHeights(t *testing.T) {
 	r.awaitCheckpoint(c, checkpointHeld)
 }
 
+// Nothing is asked for that is covered, though it was missing when a block was merged whose
+// hooks take longer than the take.
+func TestTakeBesideASlowHook(t *testing.T) { synctest.Test(t, takeBesideASlowHook) }
+
+func takeBesideASlowHook(t *testing.T) {
+	s := newTakeTest(t, manyVersions)
+	middle := s.author.snapshot("").links[0]
+	s.author.put("/more", "value")
+	c := s.author.snapshot("").publish(t, s.server)
+	s.author.node.away(true)
+	r := s.net.newReplica(t, patientRequests, func(o *Options) {
+		o.PutHook = func(k ds.Key, _ []byte) {
+			if k.String() == "/slow" {
+				time.Sleep(2 * time.Minute)
+			}
+		}
+	})
+	r.awaitMerged(r.offer(s.server, putDelta(math.MaxUint64-1, "/x", "of a DAG that seems to be large"))) // or the checkpoint was far above
+	r.node.deliver(announcement(c))
+	r.awaitMerged(c)
+	r.awaitMerged(r.offer(s.server, putDelta(3, "/slow", "x"), middle.Cid()))
+	r.awaitCheckpoint(c, checkpointHeld)
+	time.Sleep(3 * time.Minute)
+	if n := r.fetcher.len(); n > 0 {
+		t.Errorf("%d blocks are asked for", n)
+	}
+}
+
 // differences returns how many keys differ.
 func differences(a, b map[string]string) (n int) {
 	for key := range a {

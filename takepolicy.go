@@ -121,6 +121,30 @@ func (s *rowStore) hiddenBy(ctx context.Context, all checkpoints, id blockID) (b
 	return false, nil
 }
 
+// passOver has those of some missing blocks not fetched that a checkpoint hides or covers.
+// A take does so once for all that are known to be missing, and whoever has the fetcher know
+// of more does so afterwards: what was missing may have come to be hidden meanwhile.
+func (f *fetcher) passOver(ctx context.Context, store *rowStore, known checkpoints, missing []blockID) error {
+	if len(known) == 0 {
+		return nil
+	}
+	var over []blockID
+	for _, id := range missing {
+		in, err := store.hiddenBy(ctx, known, id)
+		if err == nil && !in {
+			in, err = store.covered(ctx, id)
+		}
+		if err != nil {
+			return err
+		}
+		if in {
+			over = append(over, id)
+		}
+	}
+	f.forget(nil, over)
+	return nil
+}
+
 // withhold reports whether a missing block below one of a DAG is not to be fetched yet, as
 // a checkpoint that is higher is wanted.
 func (all checkpoints) withhold(w wanted, dagName string) bool {
