@@ -40,6 +40,10 @@ func readSnapshotName(m *pb.Checkpoint) *snapshotName {
 	return &snapshotName{versions.id, cover.id, m.GetEntries(), m.GetBytes(), m.GetBlocks()}
 }
 
+func (n *snapshotName) String() string {
+	return fmt.Sprintf("%d entries of %d bytes in %s, of %d blocks", n.entries, n.bytes, n.versions.Cid(), n.blocks)
+}
+
 // tree is that of the versions and the open tombstones.
 func (n *snapshotName) tree() treeRoot { return treeRoot{n.versions, n.entries, n.bytes} }
 
@@ -77,7 +81,7 @@ type checkpoint struct {
 	since    time.Time // when it came to be so
 	segments []segment // of its cover
 	taken    bool      // it was taken, or folded on one that was: no own fold has proved it
-	disputed bool      // an own fold that rests on a taken one says otherwise
+	disputed bool      // it is one of two that contradict each other, one of which was taken
 
 	// Of one that is being taken:
 	done     uint64 // how many entries have been added; of one that was left: at least
@@ -154,15 +158,44 @@ func (c *checkpointsChange) forget(id blockID) {
 	}
 }
 
-// heldSegments returns the segments of the covers that count as marks.
-func (all checkpoints) heldSegments() (segments []segment) {
-	for _, cp := range all {
+// held returns those checkpoints whose cover counts as marks.
+func (all checkpoints) held() checkpoints {
+	held := make(checkpoints)
+	for id, cp := range all {
 		if cp.state.held() {
-			segments = append(segments, cp.segments...)
+			held[id] = cp
+		}
+	}
+	return held
+}
+
+// of returns those of a DAG.
+func (all checkpoints) of(dagName string) checkpoints {
+	mine := make(checkpoints)
+	for id, cp := range all {
+		if cp.tip.DAGName == dagName {
+			mine[id] = cp
+		}
+	}
+	return mine
+}
+
+// segments returns those of the covers of checkpoints, each once.
+func (all checkpoints) segments() (segments []segment) {
+	seen := make(map[segment]bool)
+	for _, cp := range all {
+		for _, seg := range cp.segments {
+			if !seen[seg] {
+				seen[seg] = true
+				segments = append(segments, seg)
+			}
 		}
 	}
 	return segments
 }
+
+// heldSegments returns the segments of the covers that count as marks.
+func (all checkpoints) heldSegments() []segment { return all.held().segments() }
 
 // use reports which segments checkpoints have, by their roots.
 func (all checkpoints) use() map[blockID]bool {

@@ -27,6 +27,7 @@ type checkpointer struct {
 	// Owned by the goroutine:
 	finished  bool                  // what the last run has not removed is gone
 	undecided map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
+	due       time.Time             // when the next one is to be made; zero: not yet
 	dropped   map[blockID]bool      // checkpoints below which history has been dropped
 	alarm     *time.Timer           // rings when more is to be dropped; may be nil
 	putOff    map[blockID]time.Time // checkpoints that are not to be taken before
@@ -170,7 +171,7 @@ func (c *checkpointer) takeRing() bool {
 // workOff does what there is to do, what is more urgent first. After an error it is
 // tried again after a while.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.takeJob, c.verifyNext, c.dropDue}
+	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.takeJob, c.verifyNext, c.makeDue, c.dropDue}
 	for i := 0; i < len(jobs); i++ {
 		did, err := jobs[i](c.ctx)
 		switch {

@@ -24,6 +24,7 @@ type committer struct {
 	hooks    *hookQueue
 	notify   callbacks
 	leftOut  atomic.Uint64 // void elements and tombstones of merged blocks
+	grown    atomic.Int64  // by how many blocks the unnamed DAG has, since a checkpoint of it was held
 	cascade  bell          // rings while the merger must go on with what commits have left over
 	recheck  bell          // rings while it must make a commit: a write that failed may have been made, and nobody been told
 
@@ -40,6 +41,7 @@ type committer struct {
 	unread            bool      // there are more of these than find a place
 	spread            int       // maxSpread, but for tests
 	uncovers          int       // maxValueBytes, likewise
+	checkpointEvery   int64     // Options.CheckpointEvery
 	purge             *purge    // that is going on, or nil
 	skips             skips
 	voids             boundedLog
@@ -55,7 +57,7 @@ const maxUntold = 8
 type callbacks struct {
 	reloaded       func()         // the store may have rows that nobody knows of
 	published      func([]*block) // these blocks are new; called in the order of the commits
-	checkpointSeen func()         // what is known of a checkpoint has changed, or one has become complete
+	checkpointSeen func()         // what is known of a checkpoint has changed, or one has become complete or due
 }
 
 func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQueue, notify callbacks, log logging.StandardLogger) *committer {
@@ -103,6 +105,7 @@ type commit struct {
 	// Once that is known:
 	rows   []row   // what it writes
 	events []event // what the hooks are told when it is written
+	isDue  bool    // a checkpoint is, now that it is written
 }
 
 // beginInTurn starts a commit. A commit that is not finished leaves no trace.
@@ -294,13 +297,19 @@ func (c *committer) learnInTurn(now *commit) {
 		c.store.covers.set(now.checkpoints.now.heldSegments())
 	}
 	for _, name := range now.dag.begunAnew {
-		c.skips.forget(name) // they would lead newcomers below the summary
+		c.skips.forget(name) // they would lead newcomers below it
 	}
+	blocks := int64(0)
 	for _, id := range now.dag.completed {
-		if tip := now.dag.marks[id].tip; !c.purge.hides(id) {
+		tip := now.dag.marks[id].tip
+		if !c.purge.hides(id) {
 			c.skips.note(tip.DAGName, tip.Height, id)
 		}
+		if tip.DAGName == "" {
+			blocks++
+		}
 	}
+	now.isDue = c.countInTurn(now, blocks)
 	c.untold = c.untold[now.dag.takenUp:]
 	c.leaveInTurn(now.dag.untold)
 }
@@ -370,7 +379,7 @@ func setIn[K comparable, V any](m *map[K]V, k K, v V) {
 func (c *commit) tell() {
 	c.committer.hooks.push(c.events)
 	c.committer.notify.published(c.made)
-	if c.bringsCheckpoint() {
+	if c.bringsCheckpoint() || c.isDue {
 		c.committer.notify.checkpointSeen()
 	}
 	for _, b := range c.void {

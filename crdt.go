@@ -109,7 +109,7 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.fetcher = newFetcher(ctx, d.blocks, d.opts, classes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
 	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.fetcher.unread.ring, published: d.announcer.announce, checkpointSeen: func() { d.checkpointer.wake() }}, d.log)
-	d.committer.walks = d.opts.WalkHistory
+	d.committer.walks, d.committer.checkpointEvery = d.opts.WalkHistory, int64(d.opts.CheckpointEvery)
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize, supersede: d.opts.SupersedingPuts}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, cascadeStep: maxSpread, refusals: boundedLog{log: d.log, what: "refusing a block"}}
 	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
@@ -135,7 +135,8 @@ func (d *Datastore) prepare(ctx context.Context) error {
 }
 
 func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
-	if len(d.frontier.checkpoints()) > 0 {
+	d.committer.grown.Store(d.frontier.growth())
+	if len(d.frontier.checkpoints()) > 0 || d.opts.CheckpointEvery > 0 {
 		d.checkpointer.wake()
 	}
 	d.background.Go(d.merger.run)

@@ -76,7 +76,7 @@ type dagChange struct {
 	takenUp             int                   // how many untold blocks of earlier commits it has looked at
 	looksLeft           int                   // parents and links that may be looked at yet
 	wants               []wanted              // of queue, when they were put there, but for hidden ones
-	begunAnew           []string              // DAGs of which there is a new summary
+	begunAnew           []string              // DAGs of which there is a new summary, or a checkpoint that is held from now on
 	checkpoints         *checkpointsChange    // of the commit
 
 	summed        map[blockID]*string // by blocks that are not here: rows to put, with the DAG's name, or nil to remove

@@ -396,7 +396,9 @@
 //   - A page has up to 1 MiB, and its entries take up to 512 KiB. Who reads a tree of
 //     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
 //   - What a fold reads is sorted in up to 64 MiB, and then in temporary files
-//     (sorter.go). To remove losers, 64 Ki blocks are kept in mind (tidy.go).
+//     (sorter.go). The ids of the blocks since the last checkpoint are kept in memory
+//     meanwhile, some 100 bytes each (foldwalk.go). To remove losers, 64 Ki blocks are
+//     kept in mind (tidy.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoint.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
@@ -417,8 +419,9 @@
 // next to nothing when it is idle. Two things come on top. The frontier has no limit:
 // each head and each pending head takes some 0.2 KiB, and every commit looks through
 // them, 0.1 ms for each thousand. Heads go when something is written on them; pending
-// heads stay. Repair, Traverse and PurgeDAG decode up to 64 blocks at once, and PurgeDAG
-// holds those of one commit besides, and all values of other DAGs that it uncovers.
+// heads stay. Repair, Traverse, PurgeDAG and folds decode up to 64 blocks at once, and
+// PurgeDAG holds those of one commit besides, and all values of other DAGs that it
+// uncovers.
 //
 // # Caveats
 //

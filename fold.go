@@ -2,7 +2,10 @@ package crdt
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
+	"maps"
 	"slices"
 )
 
@@ -26,42 +29,65 @@ type folded struct {
 }
 
 // fold makes the snapshot of some heads, and gives its pages to a sink.
-func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
-	w, err := c.walk(ctx, dagName, heads)
-	if err != nil {
-		return nil, err
+func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (f *folded, err error) {
+	err = c.walk(ctx, dagName, heads, func(w *foldWalk) error {
+		f, err = w.fold(ctx, to)
+		return err
+	})
+	return f, err
+}
+
+// foldVersions makes the versions tree of some heads alone.
+func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
+	err = c.walk(ctx, dagName, heads, func(w *foldWalk) error {
+		root, err = w.foldVersions(ctx, to)
+		return err
+	})
+	return root, err
+}
+
+// walk walks down from some heads, and has what it finds folded. Where pages of the bases
+// are lost, it begins again without any: the blocks may all be here.
+func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID, fold func(*foldWalk) error) error {
+	known := c.committer.frontier.checkpoints()
+	err := c.walkTo(ctx, known, dagName, heads, fold)
+	if !errors.Is(err, errNoPage) || ctx.Err() != nil {
+		return err
 	}
+	c.log.Warnf("reading all blocks of DAG %q for a checkpoint, as the last one is not all here: %s", dagName, err)
+	known = maps.Clone(known)
+	maps.DeleteFunc(known, func(_ blockID, cp *checkpoint) bool { return cp.tip.DAGName == dagName })
+	if again := c.walkTo(ctx, known, dagName, heads, fold); again != nil {
+		return fmt.Errorf("%w; %w", again, err)
+	}
+	return nil
+}
+
+func (c *checkpointer) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, fold func(*foldWalk) error) error {
+	w := newFoldWalk(c.store, c.blocks, known, dagName)
 	defer w.changes.close()
+	if err := w.run(ctx, heads); err != nil {
+		return err
+	}
+	return fold(w)
+}
+
+// fold makes the snapshot of what the walk has found.
+func (w *foldWalk) fold(ctx context.Context, to pageSink) (*folded, error) {
 	versions, err := w.foldVersions(ctx, to)
 	if err != nil {
 		return nil, err
 	}
-	f := &folded{taken: w.bases.anyTaken()}
-	if f.segments, err = c.blocks.extendCover(ctx, to, w.bases.covers(), uint64(len(w.fresh)), w.eachFresh()); err != nil {
-		return nil, err
-	}
-	cover, err := c.blocks.writeCover(ctx, to, f.segments)
-	f.snapshot = snapshotName{versions.id, cover, versions.entries, versions.bytes, coverIDs(f.segments)}
-	return f, err
-}
-
-// foldVersions makes the versions tree alone.
-func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (treeRoot, error) {
-	w, err := c.walk(ctx, dagName, heads)
+	segments, err := w.blocks.extendCover(ctx, to, w.bases.covers(), uint64(len(w.fresh)), w.eachFresh())
 	if err != nil {
-		return treeRoot{}, err
-	}
-	defer w.changes.close()
-	return w.foldVersions(ctx, to)
-}
-
-func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID) (*foldWalk, error) {
-	w := newFoldWalk(c.store, c.blocks, c.committer.frontier.checkpoints(), dagName)
-	if err := w.run(ctx, heads); err != nil {
-		w.changes.close()
 		return nil, err
 	}
-	return w, nil
+	cover, err := w.blocks.writeCover(ctx, to, segments)
+	return &folded{
+		snapshot: snapshotName{versions.id, cover, versions.entries, versions.bytes, coverIDs(segments)},
+		segments: segments,
+		taken:    w.bases.anyTaken(),
+	}, err
 }
 
 // foldVersions makes the versions tree of what the walk has found.

@@ -246,7 +246,7 @@ func (w *foldWorld) tops(dagName string) []blockID {
 // What is folded is what the blocks say, whatever the snapshots are that it is made
 // from: several, one beside the other, above heads or none.
 func TestFoldIsAFunctionOfTheBlocks(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range uint64(150) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newFoldWorld(t, seed)
 			drops := seed%3 == 0
@@ -312,6 +312,33 @@ func TestFoldNamesTheBlockInItsWay(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// Where a garbage collector has taken pages, the blocks say it all.
+func TestFoldDoesWithoutPagesThatAreLost(t *testing.T) {
+	w := newFoldWorld(t, 3)
+	for range 20 {
+		w.grow()
+	}
+	heads := w.tops("")
+	f := w.check("", heads, false)
+	c := w.add(&pb.Delta{Priority: 9, Checkpoint: f.snapshot.message()}, heads)
+	w.hold(c.checkpoint(), f)
+	top := w.add(&pb.Delta{Priority: 10, Elements: oneElement("/k1")}, []blockID{c.id})
+	lose := func() {
+		for n, err := range w.checkpointer.blocks.treePages(ctx, f.snapshot.tree()) {
+			w.must(err)
+			w.must(w.checkpointer.blocks.removePage(ctx, n))
+		}
+	}
+	lose()
+	w.check("", []blockID{top.id}, false)
+	w.check("", heads, false) // it makes the lost ones again
+	lose()
+	w.must(w.checkpointer.blocks.remove(ctx, heads[0]))
+	if _, err := w.fold(ctx, "", []blockID{top.id}, noPages{}); !errors.Is(err, errCannotFold) || !errors.Is(err, errNoPage) {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestFoldEndsWithItsContext(t *testing.T) {

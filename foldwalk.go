@@ -206,17 +206,3 @@ func (w *foldWalk) covered(ctx context.Context, id blockID) (bool, error) {
 	}
 	return w.store.inSegments(ctx, w.under, id)
 }
-
-// segments returns those of the covers of checkpoints, each once.
-func (all checkpoints) segments() (segments []segment) {
-	seen := make(map[segment]bool)
-	for _, cp := range all {
-		for _, seg := range cp.segments {
-			if !seen[seg] {
-				seen[seg] = true
-				segments = append(segments, seg)
-			}
-		}
-	}
-	return segments
-}

@@ -19,7 +19,8 @@ type Stats struct {
 	VoidElements uint64
 
 	// LastCheckpoint is the highest checkpoint of the unnamed DAG that has been made,
-	// checked or taken here. Its Cid is undefined if there is none.
+	// checked or taken here. Its Cid is undefined if there is none, and BlocksSince is
+	// the number of all blocks.
 	LastCheckpoint CheckpointStats
 }
 
@@ -28,6 +29,10 @@ type CheckpointStats struct {
 	Head
 	Held    time.Time // when it was made, checked or taken here
 	Entries uint64    // in its snapshot: live versions, and removals of versions that may still come
+
+	// BlocksSince is by how many blocks the unnamed DAG has grown since then. What came
+	// before the last start is known by its height alone, and may be more.
+	BlocksSince int64
 }
 
 // InternalStats returns the current Stats. After Close it is empty.
@@ -51,6 +56,7 @@ func (d *Datastore) lastCheckpoint() (last CheckpointStats) {
 			last = CheckpointStats{Head: cp.head(), Held: cp.since, Entries: cp.snapshot.entries}
 		}
 	}
+	last.BlocksSince = d.committer.grown.Load()
 	return last
 }
 

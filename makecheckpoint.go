@@ -15,7 +15,7 @@ import (
 // history. If nothing has changed since the last one, that is returned again.
 //
 // First it removes the versions that others have replaced (losers), for all replicas, in
-// blocks of up to Options.MaxBatchDeltaSize. It reads what has come since the last
+// blocks of their own. It reads what has come since the last
 // checkpoint, and writes what has changed: the first one reads all history. It fails if
 // a block of it is not here, was refused, or is a summary of old peers, and names that
 // block. Blocks that are written meanwhile are not part of it.
@@ -26,8 +26,7 @@ func (d *Datastore) Checkpoint(ctx context.Context) (Head, error) {
 	return d.checkpoint(ctx, "")
 }
 
-// CheckpointDAG does what Checkpoint does, of a DAG with a name. It needs the default
-// deltas, and removes no losers.
+// CheckpointDAG does what Checkpoint does, of the DAG of a name.
 func (m *MerkleCRDT) CheckpointDAG(ctx context.Context, dagName string) (Head, error) {
 	if err := checkDAGName(dagName); err != nil {
 		return Head{}, err
@@ -83,6 +82,9 @@ func (c *checkpointer) checkpointDAG(ctx context.Context, dagName string) (Head,
 	}
 	if head, ok := c.unchanged(dagName); ok {
 		return head, nil
+	}
+	if err := c.tidy(ctx, dagName); err != nil {
+		return Head{}, err
 	}
 	heads := c.headsToFold(dagName)
 	if len(heads) == 0 {
@@ -213,30 +215,7 @@ func (c *commit) hold(cp *checkpoint, f *folded, covered []blockID) {
 	c.dag.begunAnew = append(c.dag.begunAnew, cp.tip.DAGName)
 }
 
-// held returns those checkpoints whose cover counts as marks.
-func (all checkpoints) held() checkpoints {
-	held := make(checkpoints)
-	for id, cp := range all {
-		if cp.state.held() {
-			held[id] = cp
-		}
-	}
-	return held
-}
-
-// of returns those of a DAG.
-func (all checkpoints) of(dagName string) checkpoints {
-	mine := make(checkpoints)
-	for id, cp := range all {
-		if cp.tip.DAGName == dagName {
-			mine[id] = cp
-		}
-	}
-	return mine
-}
-
-// disputed reports whether an own fold of a DAG, that rests on a taken snapshot, has
-// contradicted another one.
+// disputed reports whether a checkpoint of a DAG contradicts one that was taken.
 func (all checkpoints) disputed(dagName string) bool {
 	for _, cp := range all.of(dagName) {
 		if cp.disputed {

@@ -118,16 +118,19 @@ func (s *blockStore) removePage(ctx context.Context, n pageName) error {
 	return nil
 }
 
+// errNoPage says that a page cannot be had, as far as is known.
+var errNoPage = errors.New("crdt: a page of a snapshot cannot be had")
+
 // getPage gets the bytes of a page, which are its own.
 func (s *blockStore) getPage(ctx context.Context, from ipld.NodeGetter, n pageName) ([]byte, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	node, err := from.Get(ctx, n.Cid())
 	if err != nil {
-		return nil, fmt.Errorf("crdt: fetching page %s: %w", n.Cid(), err)
+		return nil, fmt.Errorf("%w: fetching %s: %w", errNoPage, n.Cid(), err)
 	}
 	if node == nil {
-		return nil, fmt.Errorf("crdt: the DAG service gave nothing for page %s", n.Cid())
+		return nil, fmt.Errorf("%w: the DAG service gave nothing for %s", errNoPage, n.Cid())
 	}
 	data := node.RawData()
 	if err := checkBytes(n.id, data); err != nil {

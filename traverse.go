@@ -79,7 +79,7 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 		}
 		r := <-results
 		t.running--
-		if r.err != nil && s.isDropped(ctx, from, r.id) {
+		if r.err != nil && !t.gone && s.isDropped(ctx, from, r.id) {
 			continue
 		}
 		err := visit(r.id, r.b, r.err)

@@ -93,21 +93,47 @@ func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
 	if err != nil {
 		return err
 	}
+	own := f.snapshot
 	segments, err := c.agree(ctx, f, cp)
 	switch {
 	case errors.Is(err, errBadSnapshot):
-		return c.contradict(ctx, cp, f, err)
+		err = c.contradict(ctx, cp, f, err)
 	case err != nil && ctx.Err() == nil:
-		return c.leaveUndecided(cp, err)
-	case err != nil:
-		return err
+		err = c.leaveUndecided(cp, err)
+	case err == nil:
+		f.segments = segments
+		err = c.confirm(ctx, cp, f)
 	}
-	f.segments = segments
+	if err == nil && own != cp.snapshot {
+		err = c.discard(ctx, own)
+	}
+	return err
+}
+
+// confirm holds a checkpoint that is what its blocks say.
+func (c *checkpointer) confirm(ctx context.Context, cp *checkpoint, f *folded) error {
 	covered, err := c.stage(ctx, f.segments)
 	if err != nil {
 		return err
 	}
 	return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.hold(cp, f, covered) })
+}
+
+// discard removes the pages of a snapshot that was folded to compare it, but for those that
+// some checkpoint has.
+func (c *checkpointer) discard(ctx context.Context, s snapshotName) error {
+	pages, err := c.pagesOfNone(ctx, &checkpoint{snapshot: s})
+	if err != nil {
+		return err
+	}
+	err = c.committer.do(ctx, func(now *commit) error {
+		now.namePages(pages)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.finishPages(ctx)
 }
 
 // refold makes the snapshot of the heads of a checkpoint.
@@ -127,7 +153,7 @@ func (c *checkpointer) agree(ctx context.Context, f *folded, cp *checkpoint) ([]
 	}
 	own.cover = other.cover
 	if own != other {
-		return nil, fmt.Errorf("%w: it says %+v, and its blocks say %+v", errBadSnapshot, other, own)
+		return nil, fmt.Errorf("%w: it says %s, and its blocks say %s", errBadSnapshot, &other, &own)
 	}
 	segments, err := c.blocks.readCover(ctx, other.cover)
 	if err != nil {
@@ -145,11 +171,7 @@ func (c *checkpointer) agree(ctx context.Context, f *folded, cp *checkpoint) ([]
 func (c *checkpointer) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
 	if f.taken {
 		c.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
-		return c.judge(ctx, cp, func(now *commit, cp *checkpoint) {
-			disputed := *cp
-			disputed.disputed = true
-			now.checkpoints.set(&disputed)
-		})
+		return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.checkpoints.dispute(cp) })
 	}
 	c.log.Errorf("checkpoint %s is void: %s", cp.id.Cid(), why)
 	return c.judge(ctx, cp, func(now *commit, cp *checkpoint) {
@@ -157,6 +179,18 @@ func (c *checkpointer) contradict(ctx context.Context, cp *checkpoint, f *folded
 		void.state = checkpointVoid
 		now.checkpoints.set(&void)
 	})
+}
+
+// dispute is for a checkpoint that contradicts one that was taken. Nothing is made or
+// dropped on either.
+func (c *checkpointsChange) dispute(cp *checkpoint) {
+	for id, o := range c.now.of(cp.tip.DAGName) {
+		if id == cp.id || o.taken && o.state.held() {
+			disputed := *o
+			disputed.disputed = true
+			c.set(&disputed)
+		}
+	}
 }
 
 // judge changes what is known of a checkpoint, if that is as it was.

@@ -1,0 +1,61 @@
+package crdt
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Checkpoints of the unnamed DAG are made on their own whenever it has grown by so many
+// blocks (Options.CheckpointEvery). All replicas come to that at about the same time, so
+// each waits for a random while first. If it holds a checkpoint of another one by then,
+// it has not grown by enough any more.
+
+// growth is how many blocks of the unnamed DAG there are above its checkpoints, as far as
+// the heights tell: there are more where replicas have written at the same time.
+func (f *frontier) growth() int64 {
+	heads, _ := f.tips()
+	height := uint64(0)
+	for _, cp := range f.checkpoints().held().of("") {
+		height = max(height, cp.tip.Height)
+	}
+	return int64(min(max(heads.maxHeight(""), height)-height, maxPriority))
+}
+
+// countInTurn counts blocks of the unnamed DAG that have become complete. It reports
+// whether a checkpoint is due for them.
+func (c *committer) countInTurn(now *commit, blocks int64) (due bool) {
+	if slices.Contains(now.dag.begunAnew, "") { // one is held that was not
+		c.grown.Store(c.frontier.growth())
+		return false
+	}
+	grown := c.grown.Add(blocks)
+	return c.checkpointEvery > 0 && grown >= c.checkpointEvery && grown-blocks < c.checkpointEvery
+}
+
+// makeDue makes a checkpoint if one is due, and has been for its random while.
+func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
+	every := int64(c.opts.CheckpointEvery)
+	switch {
+	case every == 0 || c.committer.grown.Load() < every:
+		c.due = time.Time{}
+		return false, nil
+	case c.due.IsZero():
+		wait := rand.N(c.opts.RebroadcastInterval/4 + 1)
+		c.due = time.Now().Add(wait)
+		time.AfterFunc(wait, c.wake)
+		return false, nil
+	case time.Now().Before(c.due):
+		return false, nil
+	}
+	c.due = time.Time{}
+	err = c.do(ctx, "", func(ctx context.Context) error {
+		_, err := c.checkpointDAG(ctx, "")
+		return err
+	})
+	if err != nil {
+		c.committer.grown.Store(0) // what stands in the way will stand there for a while
+	}
+	return err == nil, err
+}
