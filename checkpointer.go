@@ -171,7 +171,7 @@ func (c *checkpointer) takeRing() bool {
 // workOff does what there is to do, what is more urgent first. After an error it is
 // tried again after a while.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){c.finishDrops, c.takeJob, c.verifyNext, c.makeDue, c.dropDue}
+	jobs := []func(context.Context) (did bool, err error){c.finishCutOff, c.takeJob, c.verifyNext, c.makeDue, c.dropDue}
 	for i := 0; i < len(jobs); i++ {
 		did, err := jobs[i](c.ctx)
 		switch {

@@ -318,15 +318,23 @@ func (c *checkpointer) finishBlocks(ctx context.Context) (removed int, err error
 	})
 }
 
-// finishDrops goes on with a drop that was cut off by the end of the last run.
-func (c *checkpointer) finishDrops(ctx context.Context) (did bool, err error) {
+// finishCutOff goes on, at the start, with drops and purges that the end of the last run
+// has cut off.
+func (c *checkpointer) finishCutOff(ctx context.Context) (did bool, err error) {
 	if c.finished {
 		return false, nil
 	}
-	_, end, err := c.begin(ctx, "") // which does it
-	if err == nil {
-		end()
+	if err := c.do(ctx, "", func(ctx context.Context) error { _, err := c.release(ctx); return err }); err != nil {
+		return false, err
 	}
-	c.finished = err == nil
-	return false, err
+	c.finished = true
+	for _, cp := range c.committer.frontier.checkpoints() {
+		if cp.state != checkpointPurged {
+			continue
+		}
+		if _, err := c.purge(ctx, cp.tip.DAGName); err != nil { // there may be nothing left to do
+			return false, err
+		}
+	}
+	return false, nil
 }

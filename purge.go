@@ -20,7 +20,7 @@ import (
 // these alone, and the snapshots of checkpoints that stand for others. If one cannot
 // be read, it fails, and so it does on a dirty datastore that lacks blocks: repair it
 // first. After a failure some of the oldest blocks are gone, and a further call goes
-// on. Until one has, what checkpoints covered is not merged again. It returns how many
+// on, or, if it had come to what checkpoints cover, the next start. It returns how many
 // blocks it has removed from the DAG service: 0 if there is nothing to forget.
 //
 // It waits for a repair that is going on, and for checkpoints of other DAGs that are
@@ -39,16 +39,20 @@ func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) 
 	if err := checkDAGName(dagName); err != nil {
 		return 0, err
 	}
-	if err := m.repairer.acquireAlone(ctx); err != nil {
+	return m.checkpointer.purge(ctx, dagName)
+}
+
+func (c *checkpointer) purge(ctx context.Context, dagName string) (int, error) {
+	if err := c.repairer.acquireAlone(ctx); err != nil {
 		return 0, err
 	}
-	defer m.repairer.releaseAlone()
-	readmit, err := m.checkpointer.exclude(ctx, dagName)
+	defer c.repairer.releaseAlone()
+	readmit, err := c.exclude(ctx, dagName)
 	if err != nil {
 		return 0, err
 	}
 	defer readmit()
-	p := &purge{store: m.store, blocks: m.blocks, committer: m.committer, fetcher: m.fetcher, checkpointer: m.checkpointer, dagName: dagName}
+	p := &purge{store: c.store, blocks: c.blocks, committer: c.committer, fetcher: c.fetcher, checkpointer: c, dagName: dagName}
 	defer p.end(context.WithoutCancel(ctx))
 	return p.run(ctx)
 }

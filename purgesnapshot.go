@@ -20,7 +20,8 @@ import (
 //     a further call must not take one of these for one that others have removed.
 //  4. The checkpoints are dropped, and their pages and segments released.
 //
-// If the call fails before step 4, a further one has to go on.
+// If the call is cut off before step 4, a further one goes on, or the next start does:
+// otherwise the DAG could not come again.
 
 // dropCovered drops the blocks below the DAG's checkpoints.
 func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
@@ -29,9 +30,15 @@ func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
 	}
 	var held []*checkpoint
 	for _, cp := range p.committer.frontier.checkpoints() {
-		if cp.tip.DAGName == p.dagName && cp.state.held() {
-			held = append(held, cp)
+		if cp.tip.DAGName != p.dagName || !cp.state.held() {
+			continue
 		}
+		if cp.state == checkpointTold { // or rows of what it covers would stay
+			if err := p.checkpointer.tellCover(ctx, cp); err != nil {
+				return 0, err
+			}
+		}
+		held = append(held, cp)
 	}
 	if len(held) == 0 {
 		return 0, nil
