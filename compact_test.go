@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
@@ -117,6 +118,26 @@ func TestCompactReleasesOlderCheckpoints(t *testing.T) {
 	}
 	if rows := r.rowsUnder("/w"); len(rows) == 0 {
 		t.Error("nothing is known of the checkpoint")
+	}
+}
+
+// Someone may still have a block that was dropped here, and not what is below it. What is
+// folded of it would lack that.
+func TestFoldFindsThatBlocksWereDropped(t *testing.T) {
+	r := newTestNet().newReplica(t, func(o *Options) { o.DAGSyncerTimeout = 10 * time.Millisecond })
+	r.put("/a", "1")
+	r.put("/b", "1")
+	top := r.head()
+	raw := r.node.blocks[top]
+	r.checkpoint()
+	r.put("/c", "1")
+	r.checkpoint()
+	r.compact()
+	r.node.blocks[top] = raw
+	id, err := blockIDOf(top)
+	r.must(err)
+	if f, err := r.checkpointer.fold(ctx, "", []blockID{id}, noPages{}); !errors.Is(err, errCannotFold) {
+		t.Errorf("%+v, %v", f, err)
 	}
 }
 

@@ -17,7 +17,7 @@ type traversal struct {
 	stages   map[blockID]stage                            // all that it has come across
 	enter    func(context.Context, blockID) (bool, error) // whether a block is to be read; nil: all are
 	alone    bool                                         // blocks below are left alone
-	gone     bool                                         // also those are to be read of which a cover is all that is left
+	gone     bool                                         // also those are to be read, or told of, of which a cover is all that is left
 	merged   bool                                         // all are merged, and may break rules
 	judged   bool                                         // those that are not known may not be merged
 	patience time.Duration                                // how long a block is waited for, if less than it is as a rule; 0: as long
