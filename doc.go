@@ -358,9 +358,9 @@
 //  6. Hooks run once per change, in commit order, after the commit, with no lock held:
 //     they may call the datastore, except Close, Repair, PurgeDAG, Checkpoint and
 //     Compact. If a removal uncovers another version, DeleteHook is called and then
-//     PutHook; if the same commit adds one that wins, PutHook alone. Writes that wait for hooks cannot
-//     deadlock them: one that a hook makes itself does not wait, and any other for a
-//     second at most while no hook returns.
+//     PutHook; if the same commit adds one that wins, PutHook alone. Writes that wait
+//     for hooks cannot deadlock them: one that a hook makes itself does not wait, and
+//     any other for a second at most while no hook returns.
 //  7. Close runs the hooks that wait and sends what is to be announced, within
 //     10 seconds. Calling it twice is harmless. Afterwards calls fail with [ErrClosed].
 //

@@ -165,7 +165,7 @@ func (s *shell) stats(ctx context.Context, _ []string) error {
 		fmt.Fprintf(t, "\t%s at height %d\n", h.Cid, h.Height)
 	}
 	if last := stats.LastCheckpoint; last.Cid.Defined() {
-		fmt.Fprintf(t, "last checkpoint\t%s\n\t%s, %d entries\n", last.Head, last.Held.Format(time.DateTime), last.Entries)
+		fmt.Fprintf(t, "last checkpoint\t%s\n\t%s, %d entries, %d blocks since\n", last.Head, last.Held.Format(time.DateTime), last.Entries, last.BlocksSince)
 	}
 	return t.Flush()
 }
