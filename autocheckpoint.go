@@ -54,8 +54,9 @@ func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
 		_, err := c.checkpointDAG(ctx, "")
 		return err
 	})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
+		c.log.Warnf("no checkpoint is made before %d more blocks have come: %s", every, err)
 		c.committer.grown.Store(0) // what stands in the way will stand there for a while
 	}
-	return err == nil, err
+	return err == nil, ctx.Err()
 }

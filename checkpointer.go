@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	logging "github.com/ipfs/go-log/v2"
@@ -23,6 +24,7 @@ type checkpointer struct {
 	opts      *Options
 
 	alone chan struct{} // holds one token; whoever takes it has a job
+	voids atomic.Uint64 // checkpoints that were found void
 
 	// Owned by the goroutine:
 	finished  bool                  // what the last run has not removed is gone

@@ -22,6 +22,11 @@ type Stats struct {
 	// checked or taken here. Its Cid is undefined if there is none, and BlocksSince is
 	// the number of all blocks.
 	LastCheckpoint CheckpointStats
+
+	// VoidCheckpoints is how many checkpoints have been found since the start whose
+	// snapshot is malformed, or not what the blocks say: their authors are not to be
+	// trusted. The log names them.
+	VoidCheckpoints uint64
 }
 
 // CheckpointStats tell of a checkpoint.
@@ -42,11 +47,16 @@ func (d *Datastore) InternalStats(context.Context) Stats {
 	}
 	defer d.leave()
 	heads, _ := d.frontier.tips()
-	s := Stats{Heads: heads.list(), QueuedJobs: d.fetcher.len(), VoidElements: d.committer.leftOut.Load()}
+	s := Stats{
+		Heads:           heads.list(),
+		QueuedJobs:      d.fetcher.len(),
+		VoidElements:    d.committer.leftOut.Load(),
+		LastCheckpoint:  d.lastCheckpoint(),
+		VoidCheckpoints: d.checkpointer.voids.Load(),
+	}
 	for _, h := range s.Heads {
 		s.MaxHeight = max(s.MaxHeight, h.Height)
 	}
-	s.LastCheckpoint = d.lastCheckpoint()
 	return s
 }
 

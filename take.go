@@ -324,6 +324,7 @@ func (c *dagChange) replaceCover(ctx context.Context, cp *checkpoint) error {
 // avoid makes a checkpoint void.
 func (c *checkpointer) avoid(ctx context.Context, id blockID, why error) error {
 	c.log.Errorf("checkpoint %s is void: %s", id.Cid(), why)
+	c.voids.Add(1)
 	return c.unwant(ctx, id, checkpointVoid)
 }
 

@@ -84,12 +84,20 @@ func sameIDs(a, b []blockID) bool {
 	return slices.Equal(sortIDs(slices.Clone(a)), sortIDs(slices.Clone(b)))
 }
 
-// verify checks a checkpoint.
+// verify checks a checkpoint, and lets it be if that cannot be done. It is tried again
+// once another one is held, and after the next start: it may have taken long.
 func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
-	f, err := c.refold(ctx, cp)
-	if errors.Is(err, errCannotFold) {
-		return c.leaveUndecided(cp, err)
+	err := c.check(ctx, cp)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
+	c.log.Warnf("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), err)
+	setIn(&c.undecided, cp.id, c.committer.frontier.checkpoints().newestHold())
+	return nil
+}
+
+func (c *checkpointer) check(ctx context.Context, cp *checkpoint) error {
+	f, err := c.refold(ctx, cp)
 	if err != nil {
 		return err
 	}
@@ -98,16 +106,14 @@ func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
 	switch {
 	case errors.Is(err, errBadSnapshot):
 		err = c.contradict(ctx, cp, f, err)
-	case err != nil && ctx.Err() == nil:
-		err = c.leaveUndecided(cp, err)
 	case err == nil:
 		f.segments = segments
 		err = c.confirm(ctx, cp, f)
 	}
-	if err == nil && own != cp.snapshot {
-		err = c.discard(ctx, own)
+	if own == cp.snapshot || ctx.Err() != nil {
+		return err
 	}
-	return err
+	return errors.Join(err, c.discard(ctx, own))
 }
 
 // confirm holds a checkpoint that is what its blocks say.
@@ -173,12 +179,7 @@ func (c *checkpointer) contradict(ctx context.Context, cp *checkpoint, f *folded
 		c.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
 		return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.checkpoints.dispute(cp) })
 	}
-	c.log.Errorf("checkpoint %s is void: %s", cp.id.Cid(), why)
-	return c.judge(ctx, cp, func(now *commit, cp *checkpoint) {
-		void := *cp
-		void.state = checkpointVoid
-		now.checkpoints.set(&void)
-	})
+	return c.avoid(ctx, cp.id, why)
 }
 
 // dispute is for a checkpoint that contradicts one that was taken. Nothing is made or
@@ -211,11 +212,4 @@ func (all checkpoints) newestHold() (newest time.Time) {
 		}
 	}
 	return newest
-}
-
-// leaveUndecided lets a checkpoint be until another one is held, or until the next start.
-func (c *checkpointer) leaveUndecided(cp *checkpoint, why error) error {
-	c.log.Infof("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), why)
-	setIn(&c.undecided, cp.id, c.committer.frontier.checkpoints().newestHold())
-	return nil
 }

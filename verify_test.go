@@ -74,6 +74,9 @@ func TestFalseCheckpointIsVoid(t *testing.T) {
 			lie(&name, liar, ids)
 			head := r.forgeCheckpoint(liar, name)
 			r.awaitState(head, checkpointVoid)
+			if n := r.InternalStats(ctx).VoidCheckpoints; n != 1 {
+				t.Errorf("%d are counted", n)
+			}
 			r.restart()
 			if cp := r.known(head); cp == nil || cp.state != checkpointVoid {
 				t.Errorf("after a restart it is %v", cp)
