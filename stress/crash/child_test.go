@@ -33,6 +33,9 @@ type childConfig struct {
 // replicaOptions are what is varied of crdt.Options.
 type replicaOptions struct {
 	NumWorkers, InlineBlockSize, MaxBatchDeltaSize int
+	CheckpointEvery                                int
+	KeepHistory                                    time.Duration
+	SupersedingPuts                                bool
 }
 
 // rebroadcast is short, so that what a kill made get lost is soon said again.
@@ -44,6 +47,9 @@ func (o replicaOptions) options() *crdt.Options {
 	opts.NumWorkers = o.NumWorkers
 	opts.InlineBlockSize = o.InlineBlockSize
 	opts.MaxBatchDeltaSize = o.MaxBatchDeltaSize
+	opts.CheckpointEvery = o.CheckpointEvery
+	opts.KeepHistory = o.KeepHistory
+	opts.SupersedingPuts = o.SupersedingPuts
 	return opts
 }
 
@@ -156,6 +162,8 @@ func (c *child) do(m message) (answer message, err error) {
 	case inspect:
 		c.link.disconnect() // what is missing must not be fetched
 		err = inspectDAG(c.replica)
+	case tellRoot:
+		answer.Data, err = rootOf(c.replica)
 	default:
 		err = fmt.Errorf("there is no message %d", m.Kind)
 	}
@@ -171,6 +179,37 @@ func (c *child) startWriters(l load) {
 			}
 		}()
 	}
+	if l.Checkpoints {
+		go func() { c.must(c.compactForEver()) }()
+	}
+}
+
+// compactForEver makes one checkpoint after the other, and drops what they cover.
+func (c *child) compactForEver() error {
+	for {
+		err := compact(c.replica)
+		if errors.Is(err, crdt.ErrClosed) || errors.Is(err, context.Canceled) { // Close ends what goes on
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond) // all the rest needs the processor, too
+	}
+}
+
+// compact makes a checkpoint, if there is anything to make one of, and drops what it
+// covers.
+func compact(r *crdt.MerkleCRDT) error {
+	ctx := context.Background()
+	if heads, _, err := r.Heads().List(ctx); err != nil || len(heads) == 0 {
+		return err
+	}
+	_, err := r.Checkpoint(ctx)
+	if err == nil {
+		_, err = r.Compact(ctx)
+	}
+	return err
 }
 
 func (c *child) begin(id uint64, op operation) { _ = c.send(message{Kind: begun, ID: id, Op: op}) }
@@ -197,8 +236,8 @@ func pairsOf(r *crdt.MerkleCRDT) (map[string]string, error) {
 	return pairs, nil
 }
 
-// inspectDAG checks that the history of the heads is whole: every block is
-// there, and has been merged.
+// inspectDAG checks that the history of the heads is whole: every block has been merged,
+// and is there, unless a checkpoint stands for it.
 func inspectDAG(r *crdt.MerkleCRDT) error {
 	ctx := context.Background()
 	heads, _, err := r.Heads().List(ctx)
@@ -212,6 +251,11 @@ func inspectDAG(r *crdt.MerkleCRDT) error {
 		}
 		return err
 	})
+}
+
+func rootOf(r *crdt.MerkleCRDT) ([]byte, error) {
+	root, err := r.StateRoot(context.Background())
+	return root.Bytes(), err
 }
 
 func cidsOf(heads []crdt.Head) []cid.Cid {

@@ -37,6 +37,7 @@ const (
 	apply // one operation, without a word in the journal
 	tellState
 	tellPairs
+	tellRoot
 	inspect
 	closeDown // answered with closing
 	reply

@@ -25,6 +25,8 @@ type load struct {
 	Writers int
 	Huge    bool          // one of them writes batches that need a redo row
 	Pause   time.Duration // of each writer between two operations
+
+	Checkpoints bool // are made, and what they cover is dropped, all the time
 }
 
 // A journal is told of operations.
