@@ -23,6 +23,9 @@ type config struct {
 	settle   time.Duration
 	wipes    int
 	verbose  bool
+
+	checkpointEvery int           // see crdt.Options
+	keepHistory     time.Duration // see crdt.Options
 }
 
 func parse(args []string, errOut io.Writer) (config, error) {
@@ -39,6 +42,8 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	flags.DurationVar(&c.calm, "calm", 2*time.Minute, "the time between two calm points")
 	flags.DurationVar(&c.settle, "settle", 5*time.Minute, "how long the replicas may take to become equal at a calm point")
 	flags.IntVar(&c.wipes, "wipes", 50_000, "empty a store at every third calm point until the history has so many `blocks`; a new replica has to get them all")
+	flags.IntVar(&c.checkpointEvery, "checkpoint-every", 0, "after how many blocks a checkpoint is made; 0: never")
+	flags.DurationVar(&c.keepHistory, "keep-history", 0, "how long a replica keeps what a checkpoint covers; 0: for ever")
 	flags.BoolVar(&c.verbose, "v", false, "print every fault, and every replica's state in the progress")
 	if err := flags.Parse(args); err != nil {
 		return c, err
@@ -62,8 +67,15 @@ func (c config) check() error {
 	require(c.rate > 0, "-rate is %d: it must be at least 1", c.rate)
 	require(c.faults > 0, "-faults is %v: it must be greater than 0", c.faults)
 	require(c.calm > 0, "-calm is %v: it must be greater than 0", c.calm)
+	require(c.checkpointEvery >= 0, "-checkpoint-every is %d: it must be 0 or more", c.checkpointEvery)
+	require(c.keepHistory >= 0, "-keep-history is %v: it must be 0 or more", c.keepHistory)
 	require(c.settle > 0, "-settle is %v: it must be greater than 0", c.settle)
 	return errors.Join(errs...)
+}
+
+// replicaArgs are the arguments of a replica's process.
+func (c config) replicaArgs() []string {
+	return []string{fmt.Sprintf("-checkpoint-every=%d", c.checkpointEvery), fmt.Sprintf("-keep-history=%v", c.keepHistory)}
 }
 
 // makeDir makes the directory. It returns what to do with it after success.

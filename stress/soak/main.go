@@ -16,7 +16,7 @@ import (
 
 func main() {
 	if dir := os.Getenv(replicaDir); dir != "" {
-		exit(serve(dir))
+		exit(serve(dir, os.Args[1:]))
 	}
 	cfg, err := parse(os.Args[1:], os.Stderr)
 	if err != nil {

@@ -28,7 +28,7 @@ type node struct {
 	store   *badger.Datastore
 	net     *network
 	swap    *bitswap.Bitswap
-	replica *crdt.Datastore
+	replica *crdt.MerkleCRDT
 	stop    context.CancelFunc // ends the subscription and the dialing
 }
 
@@ -37,7 +37,7 @@ func storeDir(dir string) string { return filepath.Join(dir, "store") }
 func keyFile(dir string) string  { return filepath.Join(dir, "key") }
 
 // openNode opens a replica.
-func openNode(dir string) (*node, error) {
+func openNode(dir string, cfg config) (*node, error) {
 	store, err := openStore(storeDir(dir))
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func openNode(dir string) (*node, error) {
 		return nil, err
 	}
 	dag := merkledag.NewDAGService(blockservice.New(blocks, swap))
-	n.replica, err = crdt.New(store, namespace, dag, broadcaster, replicaOptions())
+	n.replica, err = crdt.NewMerkleCRDT(store, namespace, dag, broadcaster, replicaOptions(cfg), nil)
 	return n, err
 }
 
@@ -81,10 +81,11 @@ func openStore(dir string) (*badger.Datastore, error) {
 
 // replicaOptions lets a head that was missed be announced again soon, and a block be asked for
 // again soon that a replica had which is gone.
-func replicaOptions() *crdt.Options {
+func replicaOptions(cfg config) *crdt.Options {
 	opts := crdt.DefaultOptions()
 	opts.RebroadcastInterval = time.Second
 	opts.DAGSyncerTimeout = 10 * time.Second
+	opts.CheckpointEvery, opts.KeepHistory = cfg.checkpointEvery, cfg.keepHistory
 	return opts
 }
 

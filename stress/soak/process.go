@@ -31,12 +31,12 @@ type process struct {
 
 // spawn starts this program again as a replica that keeps its things in dir, and waits
 // until it is open.
-func spawn(dir string, logs *os.File) (*process, error) {
+func spawn(dir string, args []string, logs *os.File) (*process, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program)
+	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), replicaDir+"="+dir)
 	cmd.Stderr, cmd.SysProcAttr = logs, ofChild()
 	pipes, err := begin(cmd)

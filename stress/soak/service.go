@@ -9,8 +9,8 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strings"
 
-	"github.com/ipfs/boxo/datastore/dshelp"
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
@@ -28,11 +28,15 @@ type Service struct{ *node }
 type None struct{}
 
 // serve runs a replica until it is told to leave, or the controller is gone.
-func serve(dir string) error {
+func serve(dir string, args []string) error {
+	cfg, err := parse(args, os.Stderr)
+	if err != nil {
+		return err
+	}
 	runtime.MemProfileRate = profileRate
 	log.SetupLogging(log.Config{Level: log.LevelError, Format: log.PlaintextOutput, Stderr: true,
 		SubsystemLevels: map[string]log.LogLevel{"crdt": log.LevelWarn}})
-	n, err := openNode(dir)
+	n, err := openNode(dir, cfg)
 	if err != nil {
 		return err
 	}
@@ -117,19 +121,14 @@ func (s Service) Look(_ None, state *State) error {
 	return nil
 }
 
-// Complete says whether the replica holds all blocks below these heads. Their marks say so;
-// the package's documentation explains what lies in the store.
+// Complete says whether the replica has merged all blocks below these heads.
 func (s Service) Complete(heads []string, complete *bool) error {
 	for _, head := range heads {
 		c, err := cid.Decode(head)
 		if err != nil {
 			return err
 		}
-		mark := namespace.ChildString("b").Child(dshelp.MultihashToDsKey(c.Hash()))
-		size, err := s.store.GetSize(context.Background(), mark)
-		if errors.Is(err, datastore.ErrNotFound) || size > 0 {
-			return nil
-		} else if err != nil {
+		if done, err := s.replica.IsProcessed(context.Background(), c); err != nil || !done {
 			return err
 		}
 	}
@@ -140,7 +139,7 @@ func (s Service) Complete(heads []string, complete *bool) error {
 // Measure collects garbage, counts, and writes a heap profile.
 func (s Service) Measure(profile string, u *Usage) (err error) {
 	*u = measure()
-	if u.Blocks, err = s.countBlocks(); err != nil {
+	if err := s.lookAtStore(u); err != nil {
 		return err
 	}
 	f, err := os.Create(profile)
@@ -150,18 +149,22 @@ func (s Service) Measure(profile string, u *Usage) (err error) {
 	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
 }
 
-func (s Service) countBlocks() (n int, err error) {
-	marks := query.Query{Prefix: namespace.ChildString("b").String(), KeysOnly: true}
-	results, err := s.store.Query(context.Background(), marks)
+// lookAtStore counts what is in the store: blocks, their marks, and all other rows.
+func (s Service) lookAtStore(u *Usage) error {
+	marks := namespace.ChildString("b").String() + "/"
+	results, err := s.store.Query(context.Background(), query.Query{KeysOnly: true, ReturnsSizes: true})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer results.Close()
 	for r := range results.Next() {
 		if r.Error != nil {
-			return n, r.Error
+			return r.Error
 		}
-		n++
+		u.Rows, u.Stored = u.Rows+1, u.Stored+uint64(len(r.Key)+r.Size)
+		if strings.HasPrefix(r.Key, marks) {
+			u.Blocks++
+		}
 	}
-	return n, nil
+	return nil
 }

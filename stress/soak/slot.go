@@ -46,7 +46,7 @@ func (s *slot) up() bool { return s.life.Load() != nil }
 // start begins a new life. A replica that has kept its store must show at once what it
 // acknowledged before; one with an empty store when it has got the history.
 func (c *controller) start(s *slot) error {
-	p, err := spawn(s.dir, s.log)
+	p, err := spawn(s.dir, c.cfg.replicaArgs(), s.log)
 	if err != nil {
 		return fmt.Errorf("replica %d: %w", s.n, err)
 	}

@@ -15,16 +15,23 @@ import (
 // TestMain lets the program of the tests be a replica, too.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(replicaDir); dir != "" {
-		exit(serve(dir))
+		exit(serve(dir, os.Args[1:]))
 	}
 	goleak.VerifyTestMain(m,
 		// go-log's old version, which a dependency imports, starts it for ever when it is loaded.
 		goleak.IgnoreTopFunction("github.com/ipfs/go-log/writer.(*MirrorWriter).logRoutine"))
 }
 
-func TestSoak(t *testing.T) {
-	cfg, err := parse([]string{"-for", "15s", "-calm", "4s", "-replicas", "3", "-keys", "200",
-		"-faults", "500ms", "-seed", "1", "-v"}, os.Stderr)
+func TestSoak(t *testing.T) { soakBriefly(t) }
+
+func TestSoakWithCheckpoints(t *testing.T) {
+	soakBriefly(t, "-checkpoint-every", "200", "-keep-history", "1s")
+}
+
+func soakBriefly(t *testing.T, more ...string) {
+	t.Parallel()
+	cfg, err := parse(append([]string{"-for", "15s", "-calm", "4s", "-replicas", "3", "-keys", "200",
+		"-faults", "500ms", "-seed", "1", "-v"}, more...), os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +63,9 @@ func TestConfigIsChecked(t *testing.T) {
 		"-faults=0s":  "-faults is 0s",
 		"-calm=0s":    "-calm is 0s",
 		"-settle=0s":  "-settle is 0s",
+
+		"-checkpoint-every=-1": "-checkpoint-every is -1",
+		"-keep-history=-1s":    "-keep-history is -1s",
 	} {
 		cfg, err := parse([]string{flag}, os.Stderr)
 		if err != nil {

@@ -61,13 +61,13 @@ func (c *controller) summarizeFlat() {
 	fmt.Fprintf(c.out, "\nMedians of the first third of the calm points → of the last third:\n\n")
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(table, "\tlives\tsamples")
-	for _, q := range quantities {
+	for _, q := range c.quantities() {
 		fmt.Fprintf(table, "\t%s", q.name)
 	}
 	fmt.Fprintln(table)
 	for _, s := range all {
 		fmt.Fprintf(table, "%s\t%d\t%d", s.name, s.lives(), len(s.samples))
-		for _, q := range quantities {
+		for _, q := range c.quantities() {
 			first, last := q.trend(s)
 			fmt.Fprintf(table, "\t%s → %s", q.show(first), q.show(last))
 		}

@@ -36,5 +36,7 @@ type Usage struct {
 	Badger     uint64 // an estimate; mostly memtables, and tables while they are built
 	Crdt       uint64 // an estimate of what package crdt allocated, or others for it
 	Goroutines int
-	Blocks     int // that were merged, ever
+	Blocks     int    // that have marks: all that were merged, if no history is dropped
+	Rows       int    // in the store, blocks too
+	Stored     uint64 // in them
 }
