@@ -306,6 +306,16 @@ func (s *simulation) checkRoots() {
 	}
 }
 
+// checkHonest checks that no snapshot is taken for wrong: nobody lies about these.
+func (r *simReplica) checkHonest() {
+	r.t.Helper()
+	for id, cp := range r.known() {
+		if cp.state == checkpointVoid || cp.disputed {
+			r.t.Errorf("replica %d takes the snapshot of checkpoint %s for wrong", r.number, id.Cid())
+		}
+	}
+}
+
 // checkSnapshots compares the snapshots that a replica holds with what their blocks say.
 func (r *simReplica) checkSnapshots() {
 	r.t.Helper()

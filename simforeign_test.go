@@ -57,6 +57,9 @@ func (f *foreignWriter) make() {
 		links = append(links, b.id.Cid())
 		d.Priority = max(d.Priority, b.delta.priority+1)
 	}
+	if f.s.snapshots && len(f.blocks) > 0 && rng.IntN(15) == 0 { // perhaps into another DAG, as old releases do
+		links = append(links, pick(rng, f.blocks...).id.Cid())
+	}
 	if rng.IntN(10) == 0 {
 		d.Priority = pick(rng, 1, 2, 50, d.Priority+1000, pick(rng, oddPriorities...))
 	}

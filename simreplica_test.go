@@ -161,6 +161,7 @@ func (r *simReplica) look() (pairs map[string]string, early bool) {
 	r.checkHeads(states)
 	r.mergeParts(r.model)
 	r.checkVersions(states)
+	r.checkHonest()
 	return r.model.pairs(), r.early(states)
 }
 
