@@ -121,6 +121,9 @@ func laggardTakes(t *testing.T) {
 		t.Errorf("it has %v, want %v", got, want)
 	}
 	told.check(t, want, differences(before, want))
+	if r.head() != c {
+		t.Errorf("its head is %s, and not the checkpoint", r.head())
+	}
 }
 
 // What is missing is nowhere, at whatever height it was said to be.
