@@ -444,6 +444,19 @@ func (node *testNode) Add(ctx context.Context, nd ipld.Node) error {
 	return nil
 }
 
+// made is how many blocks have been added.
+func (node *testNode) made() int {
+	node.net.mu.Lock()
+	defer node.net.mu.Unlock()
+	return len(node.own)
+}
+
+func (node *testNode) madeSince(n int) []cid.Cid {
+	node.net.mu.Lock()
+	defer node.net.mu.Unlock()
+	return slices.Clone(node.own[n:])
+}
+
 func (node *testNode) timeToAdd() time.Duration {
 	n := node.net
 	n.mu.Lock()

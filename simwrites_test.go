@@ -54,7 +54,7 @@ func (s *simulation) do(r *simReplica, w simWrite) {
 		return
 	}
 	r.checkPairs()
-	c := &checkedWrite{simWrite: w, r: r, torn: r.torn(), began: time.Now(), before: r.pairs(), blocks: len(r.node.own)}
+	c := &checkedWrite{simWrite: w, r: r, torn: r.torn(), began: time.Now(), before: r.pairs(), blocks: r.node.made()}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	c.err = w.call(ctx)
@@ -114,10 +114,7 @@ func (c *checkedWrite) acknowledge(alone bool) {
 }
 
 func (c *checkedWrite) made() (made []*block) {
-	c.r.node.net.mu.Lock()
-	cids := slices.Clone(c.r.node.own[c.blocks:])
-	c.r.node.net.mu.Unlock()
-	for _, cid := range cids {
+	for _, cid := range c.r.node.madeSince(c.blocks) {
 		id, err := blockIDOf(cid)
 		c.r.must(err)
 		if b := c.r.s.block(id); b.delta.snapshot == nil { // a checkpoint is made beside
