@@ -559,3 +559,32 @@ func fillGaps(t *testing.T) {
 		t.Error("it is dirty still")
 	}
 }
+
+// The records are read while others remove versions: a loser that wins meanwhile is in
+// neither the old record nor the rows of losers.
+func TestVersionsOfARecordThatHasChanged(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	rows := r.Datastore.store
+	r.put("/k", "loser")
+	loser := r.head()
+	r.put("/k", "winner")
+	record, err := rows.Get(ctx, rows.keys.record("/k"))
+	r.must(err)
+	want := []string{loser.String(), r.head().String()}
+	check := func(want ...string) {
+		t.Helper()
+		ids, err := rows.versionsOf(ctx, "/k", record)
+		r.must(err)
+		var got []string
+		for _, id := range ids {
+			got = append(got, id.Cid().String())
+		}
+		if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+	check(want...)
+	r.awaitMerged(r.offer(net.node(), &pb.Delta{Priority: 3, Tombstones: []*pb.Element{tombstoneOf(t, "/k", r.head())}}, r.head()))
+	check(loser.String())
+}

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -117,18 +118,40 @@ func (s *deadScan) advance() error {
 	return nil
 }
 
-// versionsOf returns the live versions of a key that has a record.
+// versionsOf returns the live versions of a key whose record has been read, maybe some
+// time ago. A version moves between the record and the rows of losers as others come and go, and
+// must not be missed in between: all is read again if the record has changed.
 func (s *rowStore) versionsOf(ctx context.Context, key string, record []byte) (ids []blockID, err error) {
-	r, err := decodeRecord(record)
-	if err != nil {
-		return nil, fmt.Errorf("%w of %s", err, key)
+	for {
+		r, err := decodeRecord(record)
+		if err != nil {
+			return nil, fmt.Errorf("%w of %s", err, key)
+		}
+		if !r.losers {
+			return r.appendWinner(nil), nil
+		}
+		if ids, err = s.losersOf(ctx, key); err != nil {
+			return nil, err
+		}
+		now, found, err := s.getRow(ctx, s.keys.record(key))
+		if err != nil || !found {
+			return nil, err
+		}
+		if bytes.Equal(now, record) {
+			return r.appendWinner(ids), nil
+		}
+		record = now
 	}
-	if !r.unresolved {
-		ids = append(ids, r.id)
+}
+
+func (r *record) appendWinner(ids []blockID) []blockID {
+	if r.unresolved {
+		return ids
 	}
-	if !r.losers {
-		return ids, nil
-	}
+	return append(ids, r.id)
+}
+
+func (s *rowStore) losersOf(ctx context.Context, key string) (ids []blockID, err error) {
 	for e, err := range s.rowsOf(ctx, s.keys.losersOf(key), 1, true) {
 		if err != nil {
 			return nil, err
