@@ -13,7 +13,8 @@ func TestKilledAmidCheckpoints(t *testing.T) {
 	onEachStore(t, func(t *testing.T, kind string) {
 		tr := newTrial(t, kind, replicaOptions{NumWorkers: 5, MaxBatchDeltaSize: 1 << 20, CheckpointEvery: 50, SupersedingPuts: true})
 		tr.limit = *kills / 2
-		tr.peer.burst(tr.rand.Uint64(), 1) // or there may be no heads
+		tr.ledger.compacts = true
+		tr.peer.burst(tr.rand.Uint64(), 20) // or there may be no heads
 		for !tr.done() {
 			tr.config.Options.SupersedingPuts = tr.rand.IntN(2) == 0
 			tr.config.Options.KeepHistory = []time.Duration{0, 50 * time.Millisecond}[tr.rand.IntN(2)]

@@ -21,8 +21,14 @@ type ledger struct {
 	clock   int // counts events
 	keys    map[string]*history
 	running map[uint64]*entry
-	members map[string]int // how many keys a group has
+	members map[string]int    // how many keys a group has
+	author  map[string]origin // of a group
 	acked   int
+
+	// There are checkpoints. They are taken in several commits, and for them the removal of a
+	// version is written that a later one has replaced, which may be the first to come: what
+	// the peer has written may be missing, or there in part, while the child catches up.
+	compacts bool
 }
 
 type origin string
@@ -52,7 +58,7 @@ type version struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{keys: make(map[string]*history), running: make(map[uint64]*entry), members: make(map[string]int)}
+	return &ledger{keys: make(map[string]*history), running: make(map[uint64]*entry), members: make(map[string]int), author: make(map[string]origin)}
 }
 
 func (l *ledger) tick() int {
@@ -82,7 +88,7 @@ func (l *ledger) begin(from origin, id uint64, op operation) {
 	for k, v := range op.Writes {
 		l.historyOf(k).add(e, v)
 		if op.Batch {
-			l.members[path.Dir(k)] = len(op.Writes)
+			l.members[path.Dir(k)], l.author[path.Dir(k)] = len(op.Writes), from
 		}
 	}
 }
@@ -144,10 +150,17 @@ func (l *ledger) acknowledged() int {
 	return l.acked
 }
 
+// An expectation says what the pairs of a replica must be like.
+type expectation struct {
+	may     func(*version) bool // be there
+	absent  func(*history) bool // that it is not there is all right, whatever was written
+	settles func(*history) bool // what is found is what there is
+	whole   func(origin) bool   // whose batches must be whole
+}
+
 // restarted checks the pairs of the child when it has come back and has written
 // nothing yet. What is found of keys that it alone writes to is settled then.
 func (l *ledger) restarted(pairs map[string]string) error {
-	may := func(v *version) bool { return !v.supersededBy[byChild] }
 	childs := func(h *history) bool {
 		for _, v := range h.versions {
 			if v.from == byPeer {
@@ -156,16 +169,25 @@ func (l *ledger) restarted(pairs map[string]string) error {
 		}
 		return true
 	}
-	return l.check(pairs, may, childs)
+	return l.check(pairs, expectation{
+		may:     func(v *version) bool { return !v.supersededBy[byChild] },
+		absent:  func(h *history) bool { return l.compacts && !childs(h) },
+		settles: childs,
+		whole:   func(from origin) bool { return from == byChild || !l.compacts },
+	})
 }
 
 // converged checks the pairs of both replicas when they agree and nobody writes.
 func (l *ledger) converged(pairs map[string]string) error {
-	may := func(v *version) bool { return len(v.supersededBy) == 0 }
-	return l.check(pairs, may, func(*history) bool { return true })
+	return l.check(pairs, expectation{
+		may:     func(v *version) bool { return len(v.supersededBy) == 0 },
+		absent:  func(*history) bool { return false },
+		settles: func(*history) bool { return true },
+		whole:   func(origin) bool { return true },
+	})
 }
 
-func (l *ledger) check(pairs map[string]string, may func(*version) bool, settles func(*history) bool) error {
+func (l *ledger) check(pairs map[string]string, want expectation) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for k := range pairs {
@@ -174,14 +196,14 @@ func (l *ledger) check(pairs map[string]string, may func(*version) bool, settles
 		}
 	}
 	for k, h := range l.keys {
-		if !h.allows(pairs[k], may) {
+		if !h.allows(pairs[k], want.may) && (pairs[k] != "" || !want.absent(h)) {
 			return fmt.Errorf("%s is %q; known is\n%s", k, pairs[k], h)
 		}
-		if settles(h) {
+		if want.settles(h) {
 			h.settle(pairs[k], l.tick())
 		}
 	}
-	return l.checkGroups(pairs)
+	return l.checkGroups(pairs, want.whole)
 }
 
 func (h *history) allows(value string, may func(*version) bool) bool {
@@ -201,12 +223,13 @@ func (h *history) String() string {
 	return b.String()
 }
 
-// checkGroups checks that every batch took effect as a whole, or not at all.
-func (l *ledger) checkGroups(pairs map[string]string) error {
+// checkGroups checks that every batch took effect as a whole, or not at all, of those
+// who wrote whole ones only.
+func (l *ledger) checkGroups(pairs map[string]string, whole func(origin) bool) error {
 	found, values := make(map[string]int), make(map[string]string)
 	for k, v := range pairs {
 		parent := path.Dir(k)
-		if l.members[parent] == 0 {
+		if l.members[parent] == 0 || !whole(l.author[parent]) {
 			continue
 		}
 		if found[parent] > 0 && values[parent] != v {
