@@ -143,7 +143,8 @@
 //   - take.go merges a snapshot in the place of the blocks that it covers, once
 //     takeprepare.go has fetched and checked it. takedead.go removes what the cover has
 //     removed, and taketell.go tells those that wait for it. takepolicy.go says which
-//     checkpoints are taken, and what is not fetched or merged meanwhile.
+//     checkpoints are taken, and what is not fetched or merged meanwhile. early.go adds and
+//     removes versions whose blocks are not merged.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a

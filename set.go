@@ -87,20 +87,6 @@ func (c *setChange) addVersion(ctx context.Context, key string, v version) error
 	return nil
 }
 
-// addEarly adds a version that a checkpoint carries, unless its tombstone is here. Its
-// block may never come.
-func (c *setChange) addEarly(ctx context.Context, e *entry) error {
-	dead, err := c.hasTombstone(ctx, versionName{e.key, e.id})
-	if err != nil || dead {
-		return err
-	}
-	k, err := c.load(ctx, e.key)
-	if err == nil && !k.wonBy(e.id) {
-		k.claim(version{id: e.id, priority: e.priority, value: e.value, keepValue: true})
-	}
-	return err
-}
-
 // takeTombstone removes the tombstone of a version whose block is being
 // merged, and reports whether there was one.
 func (c *setChange) takeTombstone(ctx context.Context, n versionName) (bool, error) {
@@ -157,31 +143,6 @@ func (c *setChange) remove(ctx context.Context, key string, id blockID, merged f
 	}
 	c.setTombstone(versionName{key, id}, true)
 	return c.removeEarly(ctx, k, id)
-}
-
-// removeEarly removes a version that may be here though its block is not merged: a claim,
-// one that came with a checkpoint, or one that is being purged.
-func (c *setChange) removeEarly(ctx context.Context, k *keyChange, id blockID) error {
-	if c.purge.hides(id) {
-		k.remove(id)
-		return nil
-	}
-	_, claimed, err := c.claimedBy(ctx, versionName{k.key, id})
-	if err != nil {
-		return err
-	}
-	if claimed {
-		c.dropClaim(k, id)
-		return nil
-	}
-	if !c.mayHaveEarly {
-		return nil
-	}
-	here, err := c.find(ctx, k, id)
-	if here != nil {
-		k.remove(id)
-	}
-	return err
 }
 
 // load returns the state of a key in this commit.
