@@ -135,14 +135,20 @@ func TestCoverEndsWithItsCheckpoint(t *testing.T) {
 	r.isCovered(hashedID(1).Cid(), false)
 }
 
+// A replica that has merged a block of an author, above one that nobody has.
+func waitingReplica(t *testing.T) (r *replica, author *testNode, gap, waits cid.Cid) {
+	t.Helper()
+	net := newTestNet()
+	r, author, gap = net.newReplica(t), net.node(), unavailable(0)
+	waits = r.offer(author, &pb.Delta{Priority: 2, Elements: oneElement("/waits")}, gap)
+	r.awaitMerged(waits)
+	return r, author, gap, waits
+}
+
 // What waits for blocks that come to be covered is told of it, after a restart as well.
 func TestCoverBeatsPendingRows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := newTestNet()
-		r, author := net.newReplica(t), net.node()
-		gap := unavailable(0)
-		waits := r.offer(author, &pb.Delta{Priority: 2, Elements: oneElement("/waits")}, gap)
-		r.awaitMerged(waits)
+		r, author, gap, waits := waitingReplica(t)
 		r.hold(0, idsOf(t, gap, waits)...)
 		next := r.offer(author, &pb.Delta{Priority: 3, Elements: oneElement("/next")}, waits)
 		synctest.Wait()
@@ -156,11 +162,7 @@ func TestCoverBeatsPendingRows(t *testing.T) {
 
 func TestWhatWaitsForACoverIsToldAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := newTestNet()
-		r, author := net.newReplica(t), net.node()
-		gap := unavailable(0)
-		waits := r.offer(author, &pb.Delta{Priority: 2, Elements: oneElement("/waits")}, gap)
-		r.awaitMerged(waits)
+		r, _, gap, waits := waitingReplica(t)
 		r.hold(0, idsOf(t, gap)...)
 		r.restart()
 		synctest.Wait()
