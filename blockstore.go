@@ -156,6 +156,17 @@ func (s *blockStore) remove(ctx context.Context, id blockID) error {
 	return nil
 }
 
+// removeAll removes blocks, and returns how many before the first that it could not.
+func (s *blockStore) removeAll(ctx context.Context, ids []blockID) (removed int, err error) {
+	for _, id := range ids {
+		if err := s.remove(ctx, id); err != nil {
+			return removed, fmt.Errorf("crdt: removing block %s: %w", id.Cid(), err)
+		}
+		removed++
+	}
+	return removed, nil
+}
+
 // fetchBlock fetches a block and checks it. An error that is
 // ErrInvalidBlock is final: the block will never be any better.
 func (s *blockStore) fetchBlock(ctx context.Context, l link) (*block, error) {

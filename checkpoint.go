@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
+	"maps"
 	"time"
 
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -181,9 +183,12 @@ func (all checkpoints) of(dagName string) checkpoints {
 }
 
 // segments returns those of the covers of checkpoints, each once.
-func (all checkpoints) segments() (segments []segment) {
+func (all checkpoints) segments() []segment { return segmentsOf(maps.Values(all)) }
+
+// segmentsOf returns those of the covers of some checkpoints, each once.
+func segmentsOf(some iter.Seq[*checkpoint]) (segments []segment) {
 	seen := make(map[segment]bool)
-	for _, cp := range all {
+	for cp := range some {
 		for _, seg := range cp.segments {
 			if !seen[seg] {
 				seen[seg] = true
@@ -200,10 +205,8 @@ func (all checkpoints) heldSegments() []segment { return all.held().segments() }
 // use reports which segments checkpoints have, by their roots.
 func (all checkpoints) use() map[blockID]bool {
 	used := make(map[blockID]bool)
-	for _, cp := range all {
-		for _, seg := range cp.segments {
-			used[seg.root] = true
-		}
+	for _, seg := range all.segments() {
+		used[seg.root] = true
 	}
 	return used
 }

@@ -143,6 +143,16 @@ func (c *checkpointer) wake() {
 	}
 }
 
+// wakeIn has the goroutine look after a while, in the place of when a timer would have had
+// it look before. The timer is nil at first.
+func (c *checkpointer) wakeIn(wait time.Duration, timer **time.Timer) {
+	if *timer == nil {
+		*timer = time.AfterFunc(wait, c.wake)
+		return
+	}
+	(*timer).Reset(wait)
+}
+
 // stop waits for the goroutine to end. Its context must have ended.
 func (c *checkpointer) stop() {
 	c.mu.Lock()

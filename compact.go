@@ -94,7 +94,7 @@ const (
 // drop drops what those checkpoints of a DAG cover that were held at some time.
 func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
 	d := &drop{checkpointer: c}
-	if below := segmentsOf(c.committer.frontier.checkpoints().heldAt(dagName, at)); len(below) > 0 {
+	if below := segmentsOf(slices.Values(c.committer.frontier.checkpoints().heldAt(dagName, at))); len(below) > 0 {
 		if err := d.dropBlocks(ctx, below); err != nil {
 			return d.done, d.unread, err
 		}
@@ -120,18 +120,6 @@ func (all checkpoints) heldAt(dagName string, at time.Time) (held []*checkpoint)
 // canDropBelow reports whether what a checkpoint covers may be dropped: not if it may be
 // wrong.
 func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld && !cp.disputed }
-
-// segmentsOf returns the segments of some checkpoints, each once.
-func segmentsOf(some []*checkpoint) (segments []segment) {
-	for _, cp := range some {
-		for _, seg := range cp.segments {
-			if !slices.Contains(segments, seg) {
-				segments = append(segments, seg)
-			}
-		}
-	}
-	return segments
-}
 
 // dropBlocks drops the blocks that have a row and are in some segments.
 func (d *drop) dropBlocks(ctx context.Context, below []segment) error {
@@ -298,19 +286,12 @@ func (c *checkpointer) finishDrop(ctx context.Context) error {
 // finishBlocks removes the blocks that the row /w/dropping names, and then the row.
 func (c *checkpointer) finishBlocks(ctx context.Context) (removed int, err error) {
 	key := c.store.keys.dropping
-	value, found, err := c.store.getRow(ctx, key)
+	ids, found, err := c.store.idsIn(ctx, key)
 	if err != nil || !found {
 		return 0, err
 	}
-	ids, ok := decodeIDs(value)
-	if !ok {
-		return 0, fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", key, len(value))
-	}
-	for _, id := range ids {
-		if err := c.blocks.remove(ctx, id); err != nil {
-			return removed, fmt.Errorf("crdt: dropping block %s: %w", id.Cid(), err)
-		}
-		removed++
+	if removed, err = c.blocks.removeAll(ctx, ids); err != nil {
+		return removed, err
 	}
 	return removed, c.committer.do(ctx, func(now *commit) error {
 		now.rows = append(now.rows, row{key: key, remove: true})

@@ -17,7 +17,7 @@ func (c *checkpointer) dropDue(ctx context.Context) (did bool, err error) {
 		return false, nil
 	}
 	if wait := time.Until(due); wait > 0 {
-		c.wakeIn(wait)
+		c.wakeIn(wait, &c.alarm)
 		return false, nil
 	}
 	return true, c.dropNow(ctx, next.tip.DAGName)
@@ -61,12 +61,4 @@ func (c *checkpointer) nextDue() (next *checkpoint, due time.Time) {
 		return nil, due
 	}
 	return next, next.since.Add(c.opts.KeepHistory)
-}
-
-func (c *checkpointer) wakeIn(wait time.Duration) {
-	if c.alarm == nil {
-		c.alarm = time.AfterFunc(wait, c.wake)
-		return
-	}
-	c.alarm.Reset(wait)
 }

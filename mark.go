@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	ds "github.com/ipfs/go-datastore"
 )
 
 // A mark says what a replica knows of a block.
@@ -167,6 +169,19 @@ func encodeIDs(ids []blockID) []byte {
 		b = append(b, id[:]...)
 	}
 	return b
+}
+
+// idsIn reads a row that lists blocks.
+func (s *rowStore) idsIn(ctx context.Context, key ds.Key) (ids []blockID, found bool, err error) {
+	b, found, err := s.getRow(ctx, key)
+	if err != nil {
+		return nil, false, err
+	}
+	ids, ok := decodeIDs(b)
+	if !ok {
+		return nil, found, fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", key, len(b))
+	}
+	return ids, found, nil
 }
 
 func decodeIDs(b []byte) (ids []blockID, ok bool) {

@@ -132,13 +132,13 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 		return removed, err
 	}
 	tops, left, err := p.start(ctx)
-	if err != nil || len(tops)+len(left)+p.committer.frontier.checkpoints().count(p.dagName) == 0 {
+	if err != nil || len(tops)+len(left)+len(p.committer.frontier.checkpoints().of(p.dagName)) == 0 {
 		return removed, err
 	}
 	if left, err = p.findAll(ctx, tops, left); err != nil {
 		return removed, err
 	}
-	n, err := p.removeAll(ctx, left)
+	n, err := p.blocks.removeAll(ctx, left)
 	if removed += n; err != nil {
 		return removed, err
 	}
@@ -174,15 +174,9 @@ func (p *purge) start(ctx context.Context) (tops, left []blockID, err error) {
 	err = p.committer.do(ctx, func(c *commit) error {
 		tops = append(c.dag.heads.now.of(p.dagName), c.dag.pendingHeads.now.of(p.dagName)...)
 		p.committer.purge = p
-		row, _, err := p.store.getRow(ctx, p.store.keys.purged)
-		if err != nil {
-			return err
-		}
-		var ok bool
-		if left, ok = decodeIDs(row); !ok {
-			return fmt.Errorf("crdt: row %s holds no list of blocks: %d bytes", p.store.keys.purged, len(row))
-		}
-		return nil
+		var err error
+		left, _, err = p.store.idsIn(ctx, p.store.keys.purged)
+		return err
 	})
 	return tops, left, err
 }
@@ -321,7 +315,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 		if err != nil {
 			return removed, err
 		}
-		n, err = p.removeAll(ctx, done)
+		n, err = p.blocks.removeAll(ctx, done)
 		if removed += n; err != nil {
 			return removed, err
 		}
@@ -432,17 +426,6 @@ func (p *purge) forgetVersion(ctx context.Context, c *commit, n versionName) (un
 		c.set.setTombstone(n, true)
 	}
 	return 0, nil
-}
-
-// removeAll removes blocks from the DAG service.
-func (p *purge) removeAll(ctx context.Context, ids []blockID) (removed int, err error) {
-	for _, id := range ids {
-		if err := p.blocks.remove(ctx, id); err != nil {
-			return removed, fmt.Errorf("crdt: removing block %s: %w", id.Cid(), err)
-		}
-		removed++
-	}
-	return removed, nil
 }
 
 // removeRemains leaves nothing of the purge. Heads without a mark were put there by

@@ -44,7 +44,7 @@ func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
 		return 0, nil
 	}
 	d := &drop{checkpointer: p.checkpointer}
-	if err = d.dropBlocks(ctx, segmentsOf(held)); err == nil {
+	if err = d.dropBlocks(ctx, segmentsOf(slices.Values(held))); err == nil {
 		err = d.unread
 	}
 	return d.done.Blocks, err
@@ -63,16 +63,6 @@ func (c *checkpointsChange) purge(dagName string) {
 			c.remove(id)
 		}
 	}
-}
-
-// count returns how many checkpoints of a DAG are known.
-func (all checkpoints) count(dagName string) (n int) {
-	for _, cp := range all {
-		if cp.tip.DAGName == dagName {
-			n++
-		}
-	}
-	return n
 }
 
 // purged returns the checkpoints of a DAG that are being purged, in the order of their ids.
@@ -117,7 +107,7 @@ func (p *purge) forgetSnapshots(ctx context.Context) error {
 // from these alone stays.
 func (p *purge) forgetEntries(ctx context.Context, purged []*checkpoint) error {
 	held := slices.DeleteFunc(slices.Clone(purged), (*checkpoint).neverHeld)
-	p.segments = segmentsOf(held)
+	p.segments = segmentsOf(slices.Values(held))
 	if err := p.explain(ctx); err != nil {
 		return err
 	}
@@ -226,12 +216,10 @@ func (p *purge) forgetInSnapshot(ctx context.Context, c *commit, v snapshotVersi
 // each once, in the order of their keys.
 func (p *purge) versionsIn(ctx context.Context, purged []*checkpoint) iter.Seq2[snapshotVersion, error] {
 	return func(yield func(snapshotVersion, error) bool) {
-		cursors := make([]versionCursor, len(purged))
+		cursors := make([]*versionCursor, len(purged))
 		for i, cp := range purged {
-			next, stop := iter.Pull2(p.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done))
-			defer stop()
-			cursors[i].next = next
-			cursors[i].advance()
+			cursors[i] = p.blocks.openVersions(ctx, cp.snapshot.tree(), cp.done)
+			defer cursors[i].stop()
 		}
 		for {
 			v, more, err := p.nextVersion(ctx, purged, cursors)
@@ -242,29 +230,14 @@ func (p *purge) versionsIn(ctx context.Context, purged []*checkpoint) iter.Seq2[
 	}
 }
 
-// A versionCursor is how far one has come in the versions of a snapshot.
-type versionCursor struct {
-	next func() (*entry, error, bool)
-	at   *entry // nil: there are no more
-	err  error
-}
-
-func (c *versionCursor) advance() {
-	e, err, more := c.next()
-	c.at, c.err = nil, err
-	if more && err == nil && !e.tombstone {
-		c.at = e
-	}
-}
-
 // nextVersion takes the next version from all snapshots that have it.
-func (p *purge) nextVersion(ctx context.Context, purged []*checkpoint, cursors []versionCursor) (v snapshotVersion, more bool, err error) {
+func (p *purge) nextVersion(ctx context.Context, purged []*checkpoint, cursors []*versionCursor) (v snapshotVersion, more bool, err error) {
 	var least *entry
-	for i := range cursors {
-		if err := cursors[i].err; err != nil {
-			return v, false, err
+	for _, c := range cursors {
+		if c.err != nil {
+			return v, false, c.err
 		}
-		if at := cursors[i].at; at != nil && (least == nil || at.compare(least) < 0) {
+		if at := c.at; at != nil && (least == nil || at.compare(least) < 0) {
 			least = at
 		}
 	}
@@ -273,7 +246,7 @@ func (p *purge) nextVersion(ctx context.Context, purged []*checkpoint, cursors [
 	}
 	v.versionName = versionName{least.key, least.id}
 	for i, cp := range purged {
-		switch c := &cursors[i]; {
+		switch c := cursors[i]; {
 		case c.at != nil && c.at.key == v.key && c.at.id == v.id:
 			v.in, v.known = append(v.in, i), v.known || cp.neverHeld()
 			c.advance()

@@ -151,7 +151,7 @@ func TestPurgeJoinsCheckpointsSideBySide(t *testing.T) {
 	r.awaitHeld(theirs)
 	_, err := r.CompactDAG(ctx, "x")
 	r.must(err)
-	if n := r.frontier.checkpoints().count("x"); n != 2 {
+	if n := len(r.frontier.checkpoints().of("x")); n != 2 {
 		t.Fatalf("%d checkpoints are left, want both", n)
 	}
 	if _, err := r.PurgeDAG(ctx, "x"); err != nil {

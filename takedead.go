@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"iter"
 	"slices"
 
 	ds "github.com/ipfs/go-datastore"
@@ -19,12 +18,9 @@ import (
 // any more, so what is read beside other commits will do. After a restart it begins anew:
 // go-datastore has no way to start in the middle.
 func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
-	next, stop := iter.Pull2(c.blocks.treeEntries(ctx, cp.snapshot.tree(), 0))
-	defer stop()
-	scan := &deadScan{store: c.store, segments: cp.segments, next: next}
-	if err := scan.advance(); err != nil {
-		return err
-	}
+	versions := c.blocks.openVersions(ctx, cp.snapshot.tree(), 0)
+	defer versions.stop()
+	scan := &deadScan{store: c.store, segments: cp.segments, versions: versions}
 	var dead []versionName
 	records := query.Query{Prefix: c.store.keys.records, Orders: []query.Order{query.OrderByKey{}}}
 	for e, err := range ds.QueryIter(ctx, c.store.Datastore, records) {
@@ -60,12 +56,11 @@ func (c *checkpointer) removeAll(ctx context.Context, id blockID, dead []version
 	return nil
 }
 
-// A deadScan goes through the entries of a snapshot beside the records.
+// A deadScan goes through the versions of a snapshot beside the records.
 type deadScan struct {
 	store    *rowStore
 	segments []segment
-	next     func() (*entry, error, bool) // the entries
-	ahead    *entry                       // the one that has been read last; nil: there are no more versions
+	versions *versionCursor
 }
 
 // appendDead appends the versions to remove of the key of a record.
@@ -95,27 +90,16 @@ func (s *deadScan) appendDead(ctx context.Context, dead []versionName, record qu
 
 // liveOf returns the versions of a key that the snapshot has. The keys come in order.
 func (s *deadScan) liveOf(key string) (live map[blockID]bool, err error) {
-	for s.ahead != nil && s.ahead.key <= key {
-		if s.ahead.key == key {
-			setIn(&live, s.ahead.id, true)
+	v := s.versions
+	for ; v.at != nil && v.at.key <= key; v.advance() {
+		if v.at.key == key {
+			setIn(&live, v.at.id, true)
 		}
-		if err := s.advance(); err != nil {
-			return nil, err
-		}
+	}
+	if v.err != nil {
+		return nil, fmt.Errorf("%w: %w", errLeft, v.err)
 	}
 	return live, nil
-}
-
-func (s *deadScan) advance() error {
-	e, err, ok := s.next()
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %w", errLeft, err)
-	case !ok || e.tombstone:
-		e = nil
-	}
-	s.ahead = e
-	return nil
 }
 
 // versionsOf returns the live versions of a key whose record has been read, maybe some

@@ -86,7 +86,7 @@ func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error
 	}
 	switch {
 	case m.state == pending:
-		c.wakeLater()
+		c.wakeIn(c.opts.RebroadcastInterval, &c.again) // blocks may turn out not to be had
 	case m.state != complete || !c.repairer.stuck.Load():
 		return false, nil
 	}
@@ -95,16 +95,6 @@ func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error
 	}
 	heads, _ := c.committer.frontier.tips()
 	return m.state == complete || cp.isFarAbove(heads) || c.fetcher.asksInVain(), nil
-}
-
-// wakeLater has the checkpoints looked at again after a while: blocks may turn out not to
-// be had.
-func (c *checkpointer) wakeLater() {
-	if c.again == nil {
-		c.again = time.AfterFunc(c.opts.RebroadcastInterval, c.wake)
-		return
-	}
-	c.again.Reset(c.opts.RebroadcastInterval)
 }
 
 // hiddenBy reports whether a block is in the cover of a checkpoint that is being taken, or

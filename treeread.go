@@ -43,6 +43,30 @@ func (s *blockStore) treeEntries(ctx context.Context, root treeRoot, skip uint64
 	}
 }
 
+// A versionCursor goes through the versions of a tree. Call stop at the end.
+type versionCursor struct {
+	at   *entry // nil: there are no more, or err says why they cannot be read
+	err  error
+	next func() (*entry, error, bool)
+	stop func()
+}
+
+// openVersions returns a cursor at the first version of a tree after some entries.
+func (s *blockStore) openVersions(ctx context.Context, root treeRoot, skip uint64) *versionCursor {
+	c := &versionCursor{}
+	c.next, c.stop = iter.Pull2(s.treeEntries(ctx, root, skip))
+	c.advance()
+	return c
+}
+
+func (c *versionCursor) advance() {
+	e, err, more := c.next()
+	c.at, c.err = nil, err
+	if more && err == nil && !e.tombstone {
+		c.at = e
+	}
+}
+
 // openTombstones yields the tombstones of a tree.
 func (s *blockStore) openTombstones(ctx context.Context, root treeRoot) iter.Seq2[*entry, error] {
 	versionsAlone := func(c *treeCursor, _ *subtree) bool {
