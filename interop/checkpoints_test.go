@@ -3,6 +3,7 @@ package interop
 import (
 	"fmt"
 	"maps"
+	"path"
 	"strings"
 	"testing"
 
@@ -75,20 +76,41 @@ func writeAll(t *testing.T, round int, peers []*peer, want pairs) {
 	}
 }
 
-// agreeOnAll waits until the peers show the same, and that is what is wanted but for what
-// they share.
+// agreeOnAll waits until our peers show the same, which is what is wanted but for what all
+// share, and the released one, the last, has live versions of the same keys.
 func agreeOnAll(t *testing.T, want pairs, peers []*peer) {
 	t.Helper()
 	eventually(t, func() string {
-		first := peers[0].pairs()
-		for _, p := range peers[1:] {
-			if diff := differences(p.pairs(), first); diff != "" {
-				return fmt.Sprintf("on the %s peer: %s", p.kind.name, diff)
+		first, second, released := peers[0].pairs(), peers[1].pairs(), peers[2].liveKeys()
+		if diff := differences(second, first); diff != "" {
+			return "ours differ: " + diff
+		}
+		for key := range first {
+			if !released[key] {
+				return "the released peer has no version of " + key
 			}
+		}
+		if len(released) > len(first) {
+			return fmt.Sprintf("the released peer has versions of %d keys, and not of %d", len(released), len(first))
 		}
 		maps.DeleteFunc(first, func(key, _ string) bool { return !strings.HasPrefix(key, "/own") })
 		return differences(first, want)
 	})
+}
+
+// liveKeys returns the keys of which a peer of the released module has a version without a
+// tombstone. What it shows of them may be wrong for good: it merges versions and tombstones
+// of a key side by side, of which superseding Puts and tidying make many. See README.md.
+func (p *peer) liveKeys() map[string]bool {
+	p.t.Helper()
+	rows, live := p.rows(), make(map[string]bool)
+	for row := range rows {
+		version, ok := strings.CutPrefix(row, "/crdt/s/s")
+		if _, dead := rows["/crdt/s/t"+version]; ok && !dead {
+			live[path.Dir(version)] = true
+		}
+	}
+	return live
 }
 
 func TestAReleasedNewcomerGetsAHistoryWithCheckpoints(t *testing.T) {
