@@ -27,6 +27,7 @@ type checkpointer struct {
 	voids atomic.Uint64 // checkpoints that were found void
 
 	// Owned by the goroutine:
+	chores    []*chore              // what it does
 	finished  bool                  // what the last run has not removed is gone
 	undecided map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
 	due       time.Time             // when the next one is to be made; zero: not yet
@@ -56,6 +57,9 @@ var errPurging = errors.New("crdt: the DAG is being purged: begin anew")
 func newCheckpointer(ctx context.Context, c *committer, f *fetcher, opts *Options) *checkpointer {
 	cp := &checkpointer{ctx: ctx, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
 	cp.alone <- struct{}{}
+	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue} {
+		cp.chores = append(cp.chores, &chore{do: do})
+	}
 	return cp
 }
 
@@ -180,20 +184,38 @@ func (c *checkpointer) takeRing() bool {
 	return c.running
 }
 
-// workOff does what there is to do, what is more urgent first. After an error it is
-// tried again after a while.
+// A chore is one kind of what the goroutine does. do does some of it, and reports whether
+// there may be more.
+type chore struct {
+	do     func(context.Context) (did bool, err error)
+	paused time.Time // until when, as it has failed
+}
+
+// workOff does what there is to do, some of each kind in turn: whatever comes of one, the
+// others wait for one piece of it at most.
 func (c *checkpointer) workOff() {
-	jobs := []func(context.Context) (did bool, err error){c.finishCutOff, c.takeJob, c.verifyNext, c.makeDue, c.dropDue}
-	for i := 0; i < len(jobs); i++ {
-		did, err := jobs[i](c.ctx)
-		switch {
-		case c.ctx.Err() != nil:
-			return
-		case err != nil:
-			c.log.Warnf("checkpoints: %s", err)
-			time.AfterFunc(retryPause, c.wake)
-		case did:
-			i = -1
+	for did := true; did; {
+		did = false
+		for _, chore := range c.chores {
+			did = c.doSome(chore) || did
+			if c.ctx.Err() != nil {
+				return
+			}
 		}
 	}
+}
+
+// doSome does some of a chore. What fails is tried again after a while.
+func (c *checkpointer) doSome(chore *chore) (did bool) {
+	if time.Now().Before(chore.paused) {
+		return false
+	}
+	did, err := chore.do(c.ctx)
+	if err == nil || c.ctx.Err() != nil {
+		return did
+	}
+	c.log.Warnf("checkpoints: %s", err)
+	chore.paused = time.Now().Add(retryPause)
+	time.AfterFunc(retryPause, c.wake)
+	return false
 }

@@ -141,6 +141,41 @@ func TestFoldFindsThatBlocksWereDropped(t *testing.T) {
 	}
 }
 
+// Of a checkpoint beside one below which all has been dropped, a fold would have to fetch
+// the history again, and to wait for what is nowhere.
+func TestFoldDoesNotAskForWhatWasDropped(t *testing.T) {
+	net := newTestNet()
+	a, b := net.newReplica(t), net.newReplica(t, walkHistory)
+	watched := &watchedDAG{testNode: a.node, got: make(map[cid.Cid]bool)}
+	a.reopenWith(watched, nil)
+	var dropped []cid.Cid
+	for i := range 9 {
+		a.put(fmt.Sprint("/a", i), "1")
+		dropped = append(dropped, a.head())
+	}
+	converge(t, a, b)
+	net.split(0, 1)
+	b.put("/b", "1")
+	beside := b.checkpoint()
+	a.put("/a", "2")
+	a.checkpoint()
+	a.compact()
+	watched.forget()
+	net.heal()
+	a.awaitMerged(beside.Cid)
+	if _, err := a.checkpointer.fold(ctx, "", a.known(beside).links, noPages{}); !errors.Is(err, errIsDropped) {
+		t.Error(err)
+	}
+	if got := a.known(a.checkpoint()).snapshot; got.blocks != 13 { // one above both can be made
+		t.Errorf("it is of %d blocks", got.blocks)
+	}
+	for _, c := range dropped {
+		if watched.wasAskedFor(c) {
+			t.Errorf("%s was asked for", c)
+		}
+	}
+}
+
 // What a Delete uncovers may have stood in a block that is gone.
 func TestKeptValuesAreUncovered(t *testing.T) {
 	net := newTestNet()

@@ -17,7 +17,10 @@ import (
 // is held are put aside at first: mostly a base has them. Those that none has are walked
 // in a second round: the heads are older than that snapshot, or beside it. Of what this
 // round comes upon, a base that it finds later may cover something yet, also blocks that
-// have been dropped since. Both are left out in the end.
+// have been dropped. Both are left out in the end.
+//
+// What has been dropped here is not fetched again: mostly others have dropped it as well,
+// and a later checkpoint covers it.
 type foldWalk struct {
 	store   *rowStore
 	blocks  *blockStore
@@ -30,7 +33,7 @@ type foldWalk struct {
 	second    bool              // it is the second round
 	aside     map[blockID]bool  // links into covers
 	doubtful  []blockID         // blocks that are fresh if no base covers them
-	gone      map[blockID]error // blocks that could not be read in it
+	gone      map[blockID]error // blocks that could not be had in it
 
 	// What it finds:
 	bases   checkpoints
@@ -50,6 +53,7 @@ func cannotFold(id blockID, why error) error {
 // Why a block is in the way.
 var (
 	errNotComplete = errors.New("it has not been merged here, with all that is below it: repair the datastore first")
+	errIsDropped   = errors.New("it has been dropped, or was never here, as a checkpoint covers it")
 	errIsSummary   = errors.New("it is a summary, as old peers write them, and does not say what there was")
 )
 
@@ -124,17 +128,29 @@ func (w *foldWalk) enter(ctx context.Context, id blockID) (bool, error) {
 		}
 		return false, nil
 	}
-	other, err := w.store.inSegments(ctx, w.others, id)
-	return !other, err
+	if other, err := w.store.inSegments(ctx, w.others, id); other || err != nil {
+		return false, err
+	}
+	dropped, err := w.store.isGone(ctx, id)
+	if !dropped || err != nil {
+		return err == nil, err
+	}
+	return false, w.lack(id, errIsDropped)
+}
+
+// lack is for a block that cannot be had. In the second round a base may have it.
+func (w *foldWalk) lack(id blockID, why error) error {
+	if !w.second {
+		return cannotFold(id, why)
+	}
+	w.gone[id] = why
+	return nil
 }
 
 func (w *foldWalk) visit(ctx context.Context, id blockID, b *block, err error) error {
 	switch {
-	case err != nil && w.second:
-		w.gone[id] = err
-		return nil
 	case err != nil:
-		return cannotFold(id, err)
+		return w.lack(id, err)
 	case b.delta.dagName != w.dagName:
 		return errSkipBelow
 	case b.delta.summary:

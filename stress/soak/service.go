@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ipfs/boxo/datastore/dshelp"
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
@@ -121,11 +122,17 @@ func (s Service) Look(_ None, state *State) error {
 	return nil
 }
 
-// Complete says whether the replica has merged all blocks below these heads.
+// Complete says whether the replica has merged these heads and all blocks below. A block
+// that has been merged has a mark, empty once this is so, or is covered by a checkpoint.
 func (s Service) Complete(heads []string, complete *bool) error {
 	for _, head := range heads {
 		c, err := cid.Decode(head)
 		if err != nil {
+			return err
+		}
+		mark := namespace.ChildString("b").Child(dshelp.MultihashToDsKey(c.Hash()))
+		size, err := s.store.GetSize(context.Background(), mark)
+		if size > 0 || err != nil && !errors.Is(err, datastore.ErrNotFound) {
 			return err
 		}
 		if done, err := s.replica.IsProcessed(context.Background(), c); err != nil || !done {
