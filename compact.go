@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -157,11 +158,7 @@ func (d *drop) add(ctx context.Context, id blockID) error {
 		return ctx.Err()
 	}
 	for key, l := range b.versions() {
-		d.values = append(d.values, versionOf{key, l.version})
-		if d.bytes += len(l.value); len(d.values) < maxKeptVersions && d.bytes < maxKeptBytes {
-			continue
-		}
-		if err := d.keep(ctx, nil); err != nil {
+		if err := d.addValue(ctx, versionOf{key, l.version}); err != nil {
 			return err
 		}
 	}
@@ -172,15 +169,51 @@ func (d *drop) add(ctx context.Context, id blockID) error {
 	return d.remove(ctx)
 }
 
+// addValue adds a value that may have to be kept.
+func (d *drop) addValue(ctx context.Context, v versionOf) error {
+	if needed, err := d.store.needsBlock(ctx, versionName{v.key, v.id}); !needed || err != nil {
+		return err
+	}
+	d.values = append(d.values, v)
+	if d.bytes += len(v.value); len(d.values) < maxKeptVersions && d.bytes < maxKeptBytes {
+		return nil
+	}
+	return d.keep(ctx, nil)
+}
+
+// needsBlock reports whether a version may be live, and its value stand in its block alone.
+// Most are dead, and this is found out while nobody waits. A version that has moved between
+// the record and the rows of losers meanwhile is in neither: the record has changed then.
+func (s *rowStore) needsBlock(ctx context.Context, n versionName) (bool, error) {
+	record, found, err := s.getRow(ctx, s.keys.record(n.key))
+	if err != nil || !found {
+		return false, err
+	}
+	switch r, err := decodeRecord(record); {
+	case err != nil:
+		return false, fmt.Errorf("%w of %s", err, n.key)
+	case r.id == n.id:
+		return !r.keepValue, nil
+	case !r.losers:
+		return false, nil
+	}
+	row, found, err := s.getRow(ctx, s.keys.loser(n.key, n.id))
+	if err != nil {
+		return false, err
+	}
+	if found {
+		l, err := decodeLoser(n.id, row)
+		return err == nil && !l.keepValue, err
+	}
+	now, _, err := s.getRow(ctx, s.keys.record(n.key))
+	return !bytes.Equal(now, record), err
+}
+
 // keep has the store keep the values of the portion, and does what else there is to do
 // in the last commit.
 func (d *drop) keep(ctx context.Context, last func(*commit)) error {
-	keys := make([]string, len(d.values))
-	for i, v := range d.values {
-		keys[i] = v.key
-	}
 	err := d.committer.do(ctx, func(c *commit) error {
-		if err := c.set.loadAhead(ctx, keys); err != nil {
+		if err := c.set.loadAhead(ctx, keysBy(d.values, func(v versionOf) string { return v.key })); err != nil {
 			return err
 		}
 		for _, v := range d.values {

@@ -173,6 +173,7 @@ func (c *setChange) loadAhead(ctx context.Context, keys []string) error {
 		return nil
 	}
 	slices.Sort(keys)
+	keys = slices.Compact(keys)
 	loaded := make([]*keyChange, len(keys))
 	step := len(keys)/(2*runtime.GOMAXPROCS(0)) + 1
 	var group errgroup.Group
@@ -192,6 +193,15 @@ func (c *setChange) loadAhead(ctx context.Context, keys []string) error {
 		c.ahead[k.key] = k
 	}
 	return nil
+}
+
+// keysBy returns the keys of what is to be touched.
+func keysBy[V any](all []V, key func(V) string) []string {
+	keys := make([]string, len(all))
+	for i, v := range all {
+		keys[i] = key(v)
+	}
+	return keys
 }
 
 // loadKey reads the record of a key.

@@ -32,11 +32,11 @@ import (
 // Such a version is stored with its value, and with keepValue set, which says that its
 // block need not be here.
 
-// What one commit of a take adds and removes at most.
+// What one commit of a take adds and removes at most: writes wait for it.
 const (
-	maxTakenEntries = 2048
-	maxTakenBytes   = 2 << 20 // of keys and values
-	maxDead         = 256     // versions: each may uncover a value that must be read from its block
+	maxTakenEntries = 256
+	maxTakenBytes   = 512 << 10 // of keys and values
+	maxDead         = 256       // versions: each may uncover a value that must be read from its block
 )
 
 // errLeft says why a checkpoint is not taken, or not taken any further, for now.

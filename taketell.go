@@ -9,7 +9,7 @@ import (
 // blocks of it whose parents are to be told.
 const (
 	maxToldBlocks  = 256
-	maxUselessRows = 2048
+	maxUselessRows = 512
 )
 
 // tellCover brings what was there before a cover came to count as marks in line with it,

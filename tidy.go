@@ -89,6 +89,9 @@ func (t *tidier) consider(ctx context.Context, n versionName) error {
 	if ours, err := t.owns(ctx, n.id); !ours || err != nil {
 		return err
 	}
+	if lost, err := t.committer.store.hasLost(ctx, n); !lost || err != nil {
+		return err
+	}
 	if t.size+size > t.limit {
 		if err := t.flush(ctx); err != nil {
 			return err
@@ -141,22 +144,22 @@ func (t *tidier) flush(ctx context.Context) error {
 	return err
 }
 
+// remove removes those that are still losers. Nothing else is looked up while others wait:
+// a version that has gone meanwhile may go again, and a block that was complete still is, as
+// no DAG is purged meanwhile.
 func (t *tidier) remove(ctx context.Context, c *commit) error {
-	keys := make([]string, len(t.found))
-	for i, n := range t.found {
-		keys[i] = n.key
-	}
-	if err := c.set.loadAhead(ctx, keys); err != nil {
+	if err := c.set.loadAhead(ctx, keysBy(t.found, func(n versionName) string { return n.key })); err != nil {
 		return err
 	}
 	var lost []*pb.Element
 	for _, n := range t.found {
-		ok, err := c.hasLost(ctx, n)
+		k, err := c.set.load(ctx, n.key)
 		if err != nil {
 			return err
 		}
-		if ok {
+		if k.winner == winnerKnown && !k.wonBy(n.id) {
 			lost = append(lost, &pb.Element{Key: n.key, Id: n.id.dsKey()})
+			c.dag.assume(complete, n.id)
 		}
 	}
 	if len(lost) == 0 {
@@ -170,16 +173,12 @@ func (t *tidier) remove(ctx context.Context, c *commit) error {
 	return c.publish(ctx, []Delta{d})
 }
 
-// hasLost reports whether a version is live, and is known to have lost to another. Its
-// block is to be complete: a tombstone for any other may stay an open one.
-func (c *commit) hasLost(ctx context.Context, n versionName) (bool, error) {
-	k, err := c.set.load(ctx, n.key)
-	if err != nil || k.winner != winnerKnown || k.wonBy(n.id) {
+// hasLost reports whether a version is live and not the winner. Its block is to be complete:
+// a tombstone for any other may stay an open one.
+func (s *rowStore) hasLost(ctx context.Context, n versionName) (bool, error) {
+	if live, err := s.Has(ctx, s.keys.loser(n.key, n.id)); !live || err != nil {
 		return false, err
 	}
-	if live, err := c.set.isLive(ctx, k, n.id); err != nil || !live {
-		return false, err
-	}
-	m, err := c.dag.mark(ctx, n.id)
+	m, err := s.mark(ctx, n.id)
 	return err == nil && m.state == complete, err
 }

@@ -24,10 +24,11 @@ var scenarios = []struct {
 	{"overwrites", overwrites},
 	{"forever", forever},
 	{"fold", fold},
+	{"beside", beside},
 }
 
 func main() {
-	name := flag.String("scenario", "", "the `name` of the only one to run: overwrites, forever or fold")
+	name := flag.String("scenario", "", "the `name` of the only one to run: overwrites, forever, fold or beside")
 	store := flag.String("store", bed.Pebble, "badger or pebble")
 	quick := flag.Bool("quick", false, "measure much less, and fail for no figure")
 	flag.Parse()
