@@ -17,7 +17,8 @@ import (
 // done the old module refuses the store; New opens it and turns it back, and
 // nothing is lost. A store of an older format is left alone; one of a newer
 // format is refused with ErrNewerVersion. That nothing is there is an error too.
-// A store that has taken a checkpoint, or dropped what is below one, is refused: the old
+// A store that has dropped what is below a checkpoint, or taken a peer's checkpoint in its
+// place, is refused: the old
 // module would merge again what that covers.
 //
 // The namespaces below namespace must be the default ones (see
@@ -48,7 +49,7 @@ func Downgrade(ctx context.Context, store ds.Datastore, namespace ds.Key, dagSyn
 	case version < formatVersion:
 		return mustExist(ctx, rows)
 	case version == coveredVersion:
-		return fmt.Errorf("crdt: the store below %s has taken a checkpoint, or dropped what is below one, and there is no way back: the old module would merge again what it covers", namespace)
+		return fmt.Errorf("crdt: the store below %s has dropped what is below a checkpoint, or taken a peer's checkpoint in its place, and there is no way back: the old module would merge again what it covers", namespace)
 	}
 	if err := mustBeClosed(ctx, rows); err != nil {
 		return err

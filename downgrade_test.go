@@ -254,7 +254,7 @@ func TestDowngradeRefuses(t *testing.T) {
 	}{
 		"an open store":    {ours.with("/bs"), "close it first"},
 		"a newer format":   {ours.with("/crdt_version", 0x85), "newer"},
-		"covers":           {ours.with("/crdt_version", 0x84), "taken a checkpoint"},
+		"covers":           {ours.with("/crdt_version", 0x84), "no way back"},
 		"no store":         {&oldStore{name: "nothing"}, "no store below /crdt"},
 		"a malformed row":  {ours.with("/crdt_version", 0x80), "/crdt/crdt_version"},
 		"nothing of old":   {writtenStore(t, "old-v1-joined"), ""},

@@ -48,9 +48,12 @@ func (d *Datastore) checkpoint(ctx context.Context, dagName string) (head Head, 
 }
 
 // StateRoot returns the root of the versions tree of the unnamed DAG as it is now. It is
-// the same on all replicas that have merged the same blocks, and of no other state. Like
-// Checkpoint it reads what has come since the last checkpoint, and fails where that does;
-// it writes nothing, so that what it names need not be anywhere.
+// the same on all replicas that have merged the same blocks, and of no other state. It says
+// more than the pairs: when a checkpoint removes losers, it changes. It is that of the heads:
+// blocks below which some are still missing do not count, though their pairs show. Like
+// Checkpoint it reads what has come since the last checkpoint, waits for one that is being
+// made or taken, and fails where that does; it writes nothing, so that what it names need
+// not be anywhere.
 func (d *Datastore) StateRoot(ctx context.Context) (cid.Cid, error) {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {

@@ -108,9 +108,8 @@ type Options struct {
 	KeepHistory time.Duration
 
 	// SupersedingPuts has each Put remove the versions of its key that it replaces,
-	// as a Delete before it would. Without it they stay, each as a row and in every
-	// checkpoint, so that a key which is overwritten for ever takes ever more
-	// room. Put costs a tombstone more for it, some 100 bytes, and the first one of a key
+	// as a Delete before it would. Without it they stay, each as a row, until a Delete
+	// of the key, or until the next checkpoint removes them. Put costs a tombstone more for it, some 100 bytes, and the first one of a key
 	// as many as the key has versions. Hooks of replicas of the old module are told of
 	// a deletion first. Replicas need not agree. Default: false.
 	SupersedingPuts bool

@@ -39,7 +39,7 @@ func commands() []command {
 		{"connect ADDR", "connect to a peer and stay connected", 1, 1, false, (*shell).connectPeer},
 		{"peers", "print the connected peers, and whether they have all we have", 0, 0, false, (*shell).peers},
 		{"stats", "print the state of the replica", 0, 0, false, (*shell).stats},
-		{"root", "print what names the state of all pairs: replicas that print the same hold the same", 0, 0, false, (*shell).root},
+		{"root", "print what names the state: replicas that print the same hold the same pairs", 0, 0, false, (*shell).root},
 		{"checkpoint", "make a checkpoint: newcomers then fetch what there is, and not how it came about", 0, 0, true, (*shell).checkpoint},
 		{"compact", "drop the history that checkpoints cover", 0, 0, false, (*shell).compact},
 		{"dag", "print the replica's DAG for Graphviz", 0, 0, false, (*shell).dag},
