@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ type config struct {
 	store      string
 	memory     byteSize
 	dir        string
+	keep       string
 	csv, svg   string
 	plot       string
 	raw        bool
@@ -44,6 +46,7 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	set.StringVar(&c.store, "store", c.store, "the `kind` of store: badger or pebble")
 	set.TextVar(&c.memory, "memory", c.memory, "limit on the Go heap, such as 512MiB; GOMEMLIMIT if that is set")
 	set.StringVar(&c.dir, "dir", "", "`directory` to make the stores in, which are removed at the end (default the system's for temporary files)")
+	set.StringVar(&c.keep, "keep", "", "`directory` to load the first replica in, which stays; one that is there already is not loaded again")
 	set.StringVar(&c.csv, "csv", "", "CSV `file` to write (default <store>.csv, with raw- and shuffled- before it if those are set)")
 	set.StringVar(&c.svg, "svg", "", "SVG `file` to draw (default the CSV file's name with .svg)")
 	set.StringVar(&c.plot, "plot", "", "only draw this CSV `file`")
@@ -89,6 +92,8 @@ func (c *config) check(rest []string) error {
 		return fmt.Errorf("what is %q? There are flags only", rest[0])
 	case !slices.Contains(storeKinds(), c.store):
 		return fmt.Errorf("-store is %q: it must be one of %v", c.store, storeKinds())
+	case c.raw && c.keep != "":
+		return errors.New("-keep is about a replica, and with -raw there is none")
 	case c.keys < batchSize || c.window < batchSize:
 		return fmt.Errorf("-keys and -window must be at least %d, the size of a batch", batchSize)
 	}

@@ -38,10 +38,9 @@ type finding struct {
 func (r *report) findings() []finding {
 	perKey := func(disk uint64) string { return fmt.Sprintf("%.0f bytes a key", float64(disk)/float64(r.keys)) }
 	reopen := r.storeTook + r.crdtTook
-	atLeast := fmt.Sprintf("ratio at least %.2f", minRatio)
 	return []finding{
-		{name: "load", is: r.load.String(), target: atLeast, missed: r.load.ratio() < minRatio},
-		{name: "join", is: r.join.String(), target: atLeast, missed: r.join.ratio() < minRatio},
+		r.load.finding("load"),
+		r.join.finding("join"),
 		{name: "peak heap", is: humanize.IBytes(r.peak.heap), target: "at most " + humanize.IBytes(r.limit), missed: r.peak.heap > r.limit},
 		{name: "peak RSS", is: fmt.Sprintf("%s, %s without mapped files", humanize.IBytes(r.peak.rss), humanize.IBytes(r.peak.anon))},
 		{name: "disk, loaded", is: perKey(r.diskA)},

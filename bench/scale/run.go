@@ -55,7 +55,13 @@ func (b *bench) close() error {
 	return errors.Join(b.table.close(), os.RemoveAll(b.root))
 }
 
-func (b *bench) dirOf(replica string) string { return filepath.Join(b.root, replica) }
+// dirOf returns where a replica is. The first one is "a".
+func (b *bench) dirOf(replica string) string {
+	if replica == "a" && b.keep != "" {
+		return filepath.Join(b.keep, replica)
+	}
+	return filepath.Join(b.root, replica)
+}
 
 // runReplicas is the whole of it: load, join, verify, open again.
 func (b *bench) runReplicas(ctx context.Context) (missed int, err error) {
@@ -87,11 +93,8 @@ func (b *bench) fill(ctx context.Context, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, first.Close()) }()
-	if err := b.load(ctx, first); err != nil {
+	if err := b.loadOnce(ctx, first); err != nil {
 		return fmt.Errorf("loading: %w", err)
-	}
-	if err := errors.Join(b.overwrite(ctx, first), b.checkpoint(ctx, first)); err != nil {
-		return err
 	}
 	second, err := b.join(ctx, net, first)
 	if err != nil {

@@ -66,6 +66,32 @@ func TestOverwritesWithCheckpoints(t *testing.T) {
 	}
 }
 
+func TestJoinsOneThatIsKept(t *testing.T) {
+	c := small(t, "pebble")
+	c.overwrites, c.checkpoints = 10_000, true
+	c.keep = filepath.Join(t.TempDir(), "kept")
+	runSmall(t, c)
+	out := runSmall(t, c)
+	if !strings.Contains(out, "kept from an earlier run") {
+		t.Errorf("it was loaded again:\n%s", out)
+	}
+	checkSummary(t, out)
+	checkPhase(t, c, readAll(t, c.csv), "join")
+	checkEmpty(t, c.dir)
+}
+
+func TestRefusesOneThatWasCutOff(t *testing.T) {
+	c := small(t, "pebble")
+	c.keep = filepath.Join(t.TempDir(), "kept")
+	runSmall(t, c)
+	if err := os.Remove(filepath.Join(c.keep, "loaded")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t.Context(), c, io.Discard); err == nil || !strings.Contains(err.Error(), c.keep) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestRaw(t *testing.T) {
 	for _, store := range storeKinds() {
 		t.Run(store, func(t *testing.T) {

@@ -55,4 +55,12 @@ func (s speed) String() string {
 		round(s.took), n(s.mean), n(float64(s.span)), n(s.first), n(s.last), s.ratio())
 }
 
+// finding says whether the phase kept its speed.
+func (s speed) finding(name string) finding {
+	if s == (speed{}) {
+		return finding{name: name, is: "kept from an earlier run"}
+	}
+	return finding{name: name, is: s.String(), target: fmt.Sprintf("ratio at least %.2f", minRatio), missed: s.ratio() < minRatio}
+}
+
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
