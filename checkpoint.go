@@ -86,7 +86,7 @@ type checkpoint struct {
 	disputed bool      // it is one of two that contradict each other, one of which was taken
 
 	// Of one that is being taken:
-	done     uint64 // how many entries have been added; of one that was left: at least
+	done     uint64 // how many entries have been added, also of one that was left
 	removals bool   // versions may have to be removed
 }
 

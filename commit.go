@@ -215,6 +215,9 @@ func (c *commit) merge(ctx context.Context, b *block) error {
 
 // mergeSet applies a delta alone.
 func (c *commit) mergeSet(ctx context.Context, id blockID, d *deltaContent) error {
+	if err := c.checkClaims(ctx, d); err != nil {
+		return err
+	}
 	return c.set.merge(ctx, id, d, c.dag.merged)
 }
 

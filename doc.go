@@ -144,7 +144,7 @@
 //     takeprepare.go has fetched and checked it. takedead.go removes what the cover has
 //     removed, and taketell.go tells those that wait for it. takepolicy.go says which
 //     checkpoints are taken, and what is not fetched or merged meanwhile. early.go adds and
-//     removes versions whose blocks are not merged.
+//     removes versions whose blocks are not merged. dagof.go finds out of which DAG a block is.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -398,8 +398,8 @@
 //     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
 //   - What a fold reads is sorted in up to 64 MiB, and then in temporary files
 //     (sorter.go). The ids of the blocks since the last checkpoint are kept in memory
-//     meanwhile, some 100 bytes each (foldwalk.go). To remove losers, 64 Ki blocks are
-//     kept in mind (tidy.go).
+//     meanwhile, some 100 bytes each (foldwalk.go). To remove losers, and in a take, it is
+//     kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoint.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
@@ -439,6 +439,10 @@
 //     overwritten keys stay. The pages of a checkpoint are not below the heads: a
 //     garbage collector of the DAG service must leave them alone. A Delete removes a
 //     key's losers, and so does a Put with Options.SupersedingPuts.
+//   - What has come of the pages of a checkpoint that was never held, as a fold or a take of
+//     it was given up or it is void, stays. A value of more than 64 KiB is a page of its own,
+//     a raw block: it goes with the last checkpoint that has it, also if something else
+//     keeps the same bytes in the same DAG service.
 //   - A refusal is for good: the mark outlives a restart and a change of
 //     options. So replicas must agree on Options.MaxBlockSize, and on
 //     MerkleCRDTOptions.DeltaFactory, before the first delta that needs it.

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -109,6 +110,7 @@ func (c *storeCheck) mergeSnapshot(model modelSet, h *heldCheck) modelSet {
 		model.key(mergedBlocks).versions[e.id] = version{}
 	}
 	for key, k := range model {
+		maps.DeleteFunc(k.claims, func(id blockID, _ version) bool { return h.cover[id.inCover()] })
 		for id := range k.versions {
 			if key != mergedBlocks && h.cover[id.inCover()] && !live[versionName{key, id}] {
 				k.tombstones[id] = true

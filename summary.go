@@ -114,18 +114,28 @@ type claimNow struct {
 	put bool
 }
 
-// errClaimOnPurged says that a summary has to wait for the end of a purge. Until
-// then it is not known which versions of the purged blocks are to stay removed.
-var errClaimOnPurged = errors.New("crdt: it tells of a block that is being purged")
+// errClaimOnHidden says that a summary has to wait for the end of a purge, or a take. Until
+// then it is not known which versions of the hidden blocks are to stay removed.
+var errClaimOnHidden = errors.New("crdt: it tells of a block that is being purged, or taken with a checkpoint")
+
+// checkClaims lets a summary wait that claims something of a hidden block.
+func (c *commit) checkClaims(ctx context.Context, d *deltaContent) error {
+	for _, e := range d.claims {
+		id, _ := parseDsKey(e.GetId())
+		if hidden, err := c.dag.hides(ctx, id); err != nil {
+			return err
+		} else if hidden {
+			return fmt.Errorf("%w: %s", errClaimOnHidden, id.Cid())
+		}
+	}
+	return nil
+}
 
 // claim adds a version that a summary tells of, unless its block is merged or its
 // tombstone is here. Of several claims about one version the greatest counts.
 func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged func(context.Context, blockID) (bool, error)) error {
 	id, _ := parseDsKey(e.GetId())
 	n := versionName{e.GetKey(), id}
-	if c.purge.hides(id) {
-		return errClaimOnPurged
-	}
 	if known, err := merged(ctx, id); err != nil || known || id == by {
 		return err
 	}

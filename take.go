@@ -26,7 +26,7 @@ import (
 //
 // Each step is a commit, or many of bounded size, with others in between. All can be made
 // again without harm. Before the last arrow but one a take may be left: what it has added stays, as the
-// blocks add the same.
+// blocks add the same, and is not added again if the take is begun once more.
 //
 // So a version may be here before its block, during a take and after one that was left.
 // Such a version is stored with its value, and with keepValue set, which says that its
@@ -58,6 +58,9 @@ func (c *checkpointer) take(ctx context.Context, id blockID) error {
 }
 
 func (c *checkpointer) takeOn(ctx context.Context, id blockID) error {
+	if cp := c.checkpoint(id); c.opts.WalkHistory && cp != nil && !cp.state.held() {
+		return fmt.Errorf("%w: Options.WalkHistory is set, and was not before", errLeft)
+	}
 	if cp := c.checkpoint(id); cp != nil && (cp.state == checkpointSeen || cp.state == checkpointWanted) {
 		if err := c.beginTake(ctx, cp); err != nil {
 			return err
@@ -114,7 +117,7 @@ func (c *checkpointer) beginTake(ctx context.Context, cp *checkpoint) error {
 		}
 		now.committer.mayHaveEarly = true
 		any, err := c.store.hasAny(ctx, c.store.keys.records)
-		cp.state, cp.segments, cp.done, cp.removals = checkpointTaking, segments, 0, any
+		cp.state, cp.segments, cp.removals = checkpointTaking, segments, any
 		now.checkpoints.set(cp)
 		return err
 	})

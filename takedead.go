@@ -20,28 +20,31 @@ import (
 func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 	versions := c.blocks.openVersions(ctx, cp.snapshot.tree(), 0)
 	defer versions.stop()
-	scan := &deadScan{store: c.store, segments: cp.segments, versions: versions}
-	var dead []versionName
+	scan := &deadScan{store: c.store, of: cp, versions: versions, dags: newDAGFinder(c.committer, cp.tip.DAGName)}
 	records := query.Query{Prefix: c.store.keys.records, Orders: []query.Order{query.OrderByKey{}}}
 	for e, err := range ds.QueryIter(ctx, c.store.Datastore, records) {
 		if err == nil {
-			dead, err = scan.appendDead(ctx, dead, e)
+			err = scan.look(ctx, e)
 		}
-		if err == nil && len(dead) >= maxDead {
-			err = c.removeAll(ctx, cp.id, dead)
-			dead = dead[:0]
+		if err == nil && (len(scan.dead) >= maxDead || scan.size >= maxTakenBytes) {
+			err = c.removeDeadOf(ctx, scan)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return c.removeAll(ctx, cp.id, dead)
+	return c.removeDeadOf(ctx, scan)
 }
 
-// removeAll removes versions, in commits of bounded size.
-func (c *checkpointer) removeAll(ctx context.Context, id blockID, dead []versionName) error {
-	for some := range slices.Chunk(dead, maxDead) {
-		err := c.commit(ctx, id, func(now *commit, _ *checkpoint) error {
+// removeDeadOf removes what a scan has found, in commits of bounded size.
+func (c *checkpointer) removeDeadOf(ctx context.Context, s *deadScan) error {
+	for some := range slices.Chunk(s.dead, maxDead) {
+		err := c.commit(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
+			for _, v := range s.heirs {
+				if err := now.set.keepValue(ctx, v); err != nil {
+					return err
+				}
+			}
 			for _, n := range some {
 				if err := now.set.remove(ctx, n.key, n.id, now.dag.merged); err != nil {
 					return err
@@ -53,47 +56,87 @@ func (c *checkpointer) removeAll(ctx context.Context, id blockID, dead []version
 			return err
 		}
 	}
+	s.dead, s.heirs, s.size = s.dead[:0], s.heirs[:0], 0
 	return nil
 }
 
 // A deadScan goes through the versions of a snapshot beside the records.
 type deadScan struct {
 	store    *rowStore
-	segments []segment
+	of       *checkpoint
 	versions *versionCursor
+	dags     *dagFinder
+
+	// Found since the last commit:
+	dead  []versionName
+	heirs []versionOf // of their keys, those that may win instead: their blocks may be lost
+	size  int         // of these
 }
 
-// appendDead appends the versions to remove of the key of a record.
-func (s *deadScan) appendDead(ctx context.Context, dead []versionName, record query.Entry) ([]versionName, error) {
+// look notes the versions to remove of the key of a record.
+func (s *deadScan) look(ctx context.Context, record query.Entry) error {
 	key := record.Key[len(s.store.keys.records):]
 	live, err := s.liveOf(key)
 	if err != nil {
-		return dead, err
+		return err
 	}
 	here, err := s.store.versionsOf(ctx, key, record.Value)
 	if err != nil {
-		return dead, err
+		return err
 	}
+	found := len(s.dead)
 	for _, id := range here {
-		if live[id] {
+		if live[id] != nil {
 			continue
 		}
-		switch covered, err := s.store.inSegments(ctx, s.segments, id); {
-		case err != nil:
-			return dead, err
-		case covered:
-			dead = append(dead, versionName{key, id})
+		dead, err := s.hasRemoved(ctx, id)
+		if err != nil {
+			return err
+		}
+		if dead {
+			s.dead = append(s.dead, versionName{key, id})
 		}
 	}
-	return dead, nil
+	if len(s.dead) > found {
+		s.noteHeirs(live)
+	}
+	return nil
+}
+
+// hasRemoved reports whether the cover has a block, of which the snapshot lacks a version. If
+// that is of another DAG, the checkpoint lies: no replica that walks would remove it.
+func (s *deadScan) hasRemoved(ctx context.Context, id blockID) (bool, error) {
+	covered, err := s.store.inSegments(ctx, s.of.segments, id)
+	if err != nil || !covered {
+		return false, err
+	}
+	name, known, err := s.dags.dagOf(ctx, id)
+	if err == nil && known && name != s.of.tip.DAGName {
+		err = fmt.Errorf("%w: it is of DAG %q, and covers block %s of DAG %q", errBadSnapshot, s.of.tip.DAGName, id.Cid(), name)
+	}
+	return err == nil, err
+}
+
+// noteHeirs notes which versions of a key are the best that the snapshot has.
+func (s *deadScan) noteHeirs(live map[blockID]*entry) {
+	var top uint64
+	for _, e := range live {
+		top = max(top, e.priority)
+	}
+	for _, e := range live {
+		if e.priority == top {
+			s.heirs = append(s.heirs, versionOf{e.key, version{id: e.id, priority: e.priority, value: e.value}})
+			s.size += len(e.value)
+		}
+	}
 }
 
 // liveOf returns the versions of a key that the snapshot has. The keys come in order.
-func (s *deadScan) liveOf(key string) (live map[blockID]bool, err error) {
+func (s *deadScan) liveOf(key string) (live map[blockID]*entry, err error) {
 	v := s.versions
 	for ; v.at != nil && v.at.key <= key; v.advance() {
 		if v.at.key == key {
-			setIn(&live, v.at.id, true)
+			setIn(&live, v.at.id, v.at)
 		}
 	}
 	if v.err != nil {

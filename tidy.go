@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ipfs/go-ds-crdt/pb"
 )
@@ -21,19 +20,13 @@ type tidier struct {
 	dagName   string
 	limit     int // of one delta, in bytes
 
-	alone  bool             // there is no other DAG
-	held   []*checkpoint    // when it began
-	isOurs map[blockID]bool // blocks that were read, up to maxTidyBlocks
+	dags *dagFinder
 
 	found []versionName // for the next delta
 	size  int           // of their tombstones
 }
 
-const (
-	maxTidySize   = 64 << 10 // in one delta: the turn must not be held for long
-	maxTidyBlocks = 64 << 10
-	tidyPatience  = 10 * time.Second // for a block that says to which DAG a version belongs
-)
+const maxTidySize = 64 << 10 // in one delta: the turn must not be held for long
 
 // tidy removes the losers of a DAG, in commits of bounded size. While it reads rows,
 // others may write. What is a loser no more by then is left alone.
@@ -55,20 +48,7 @@ func (c *checkpointer) tidy(ctx context.Context, dagName string) error {
 }
 
 func newTidier(c *committer, dagName string, limit int) *tidier {
-	t := &tidier{committer: c, dagName: dagName, limit: limit, isOurs: make(map[blockID]bool), alone: true}
-	heads, pendingHeads := c.frontier.tips()
-	for _, tops := range []tips{heads, pendingHeads} {
-		for _, v := range tops {
-			t.alone = t.alone && v.DAGName == dagName
-		}
-	}
-	for _, cp := range c.frontier.checkpoints() {
-		if cp.state.held() {
-			t.held = append(t.held, cp)
-			t.alone = t.alone && cp.tip.DAGName == dagName
-		}
-	}
-	return t
+	return &tidier{committer: c, dagName: dagName, limit: limit, dags: newDAGFinder(c, dagName)}
 }
 
 // unescapeKey undoes escapeKey.
@@ -86,7 +66,7 @@ func (t *tidier) consider(ctx context.Context, n versionName) error {
 	if size > t.limit {
 		return nil
 	}
-	if ours, err := t.owns(ctx, n.id); !ours || err != nil {
+	if name, known, err := t.dags.dagOf(ctx, n.id); !known || name != t.dagName || err != nil {
 		return err
 	}
 	if lost, err := t.committer.store.hasLost(ctx, n); !lost || err != nil {
@@ -99,39 +79,6 @@ func (t *tidier) consider(ctx context.Context, n versionName) error {
 	}
 	t.found, t.size = append(t.found, n), t.size+size
 	return nil
-}
-
-// owns reports whether a block is one of the DAG. One that cannot be read soon, and that
-// no cover has, is not taken for one.
-func (t *tidier) owns(ctx context.Context, id blockID) (bool, error) {
-	if t.alone {
-		return true, nil
-	}
-	ours, known := t.isOurs[id]
-	if known {
-		return ours, nil
-	}
-	ours, err := t.find(ctx, id)
-	if err == nil {
-		if len(t.isOurs) == maxTidyBlocks {
-			clear(t.isOurs)
-		}
-		t.isOurs[id] = ours
-	}
-	return ours, err
-}
-
-func (t *tidier) find(ctx context.Context, id blockID) (ours bool, err error) {
-	for _, cp := range t.held {
-		covered, err := t.committer.store.inSegments(ctx, cp.segments, id)
-		if covered || err != nil {
-			return cp.tip.DAGName == t.dagName, err
-		}
-	}
-	soon, cancel := context.WithTimeout(ctx, tidyPatience)
-	defer cancel()
-	b, err := t.committer.blocks.getMerged(soon, id)
-	return err == nil && b.delta.dagName == t.dagName, ctx.Err()
 }
 
 // flush removes what has been found.

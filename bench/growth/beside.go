@@ -52,8 +52,11 @@ func (e *env) takeBeside() error {
 	if err != nil {
 		return err
 	}
+	newcomer.radio.Heard <- head.Cid.Bytes()
+	for dag.Requests.Load() < 2 && e.ctx.Err() == nil { // it has asked for pages: who writes first has something of the DAG, and walks
+		time.Sleep(time.Millisecond)
+	}
 	return e.whilePutting(newcomer, "take", func() error {
-		newcomer.radio.Heard <- head.Cid.Bytes()
 		for newcomer.InternalStats(e.ctx).LastCheckpoint.Cid != head.Cid && e.ctx.Err() == nil {
 			time.Sleep(time.Millisecond)
 		}
