@@ -33,6 +33,7 @@ type checkpointer struct {
 	due       time.Time             // when the next one is to be made; zero: not yet
 	dropped   map[blockID]bool      // checkpoints below which history has been dropped
 	alarm     *time.Timer           // rings when more is to be dropped; may be nil
+	thinned   checkpoints           // those that were held when none of them was to be dropped
 	putOff    map[blockID]time.Time // checkpoints that are not to be taken before
 	again     *time.Timer           // for wakeLater; nil: it has not been needed
 
@@ -57,7 +58,7 @@ var errPurging = errors.New("crdt: the DAG is being purged: begin anew")
 func newCheckpointer(ctx context.Context, c *committer, f *fetcher, opts *Options) *checkpointer {
 	cp := &checkpointer{ctx: ctx, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
 	cp.alone <- struct{}{}
-	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue} {
+	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue, cp.thinOut} {
 		cp.chores = append(cp.chores, &chore{do: do})
 	}
 	return cp

@@ -199,7 +199,7 @@
 //	                                       |
 //	                                       v
 //	compact.go, keephistory.go      drop the blocks below it, and
-//	release.go                      the checkpoints that it covers
+//	thinout.go, release.go          the checkpoints that it covers
 //
 // checkpointer.go has one of these jobs done at a time. Taking and dropping go on after a
 // restart where they were, by the row of the checkpoint and others below /w. Commits of
@@ -401,7 +401,9 @@
 //     meanwhile, some 100 bytes each (foldwalk.go). To remove losers, and in a take, it is
 //     kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
-//     (checkpoint.go).
+//     (checkpoint.go). Of those that are held stay, in each DAG, those that no other one
+//     covers, those that only such a one covers, and while history is kept some 9 older
+//     ones (thinout.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
 //     To look for a block that is not known reads a row of each larger one, mostly of
 //     some 4 KiB (members.go). Whoever reads a cover reads up to 8 pages of 256 KiB of
