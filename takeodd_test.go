@@ -2,10 +2,12 @@ package crdt
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
 )
 
@@ -131,5 +133,35 @@ func TestCheckpointOfAnotherDAG(t *testing.T) {
 	r.awaitCheckpoint(c, checkpointVoid)
 	if n := len(r.pairs()); n != 5 {
 		t.Errorf("%d pairs are left of 5", n)
+	}
+}
+
+// A store of the old module that was closed amid a sync gets from a checkpoint what no
+// repair can find any more, though it has the checkpoint for complete.
+func TestGapsAreFilledByACheckpoint(t *testing.T) { synctest.Test(t, fillGaps) }
+
+func fillGaps(t *testing.T) {
+	s := newTakeTest(t, func(r *replica) { r.put("/lost", "value") })
+	lost := s.author.snapshot("").links[0]
+	manyVersions(s.author)
+	r := s.net.newReplica(t, silent)
+	s.catchUp(t, r)
+	r.must(r.Close())
+	keys := r.Datastore.store.keys
+	for _, gone := range []ds.Key{keys.block(lost), keys.record("/lost")} {
+		r.must(r.store.Delete(ctx, gone))
+	}
+	r.must(r.store.Put(ctx, keys.dirty, []byte{}))
+	r.must(r.node.Remove(ctx, lost.Cid()))
+	r.open()
+	c := s.checkpoint(t)
+	r.node.deliver(announcement(c))
+	r.awaitCheckpoint(c, checkpointHeld)
+	if got, want := r.pairs(), s.author.pairs(); !maps.Equal(got, want) {
+		t.Errorf("it has %v, want %v", got, want)
+	}
+	r.must(r.Repair(ctx))
+	if r.IsDirty(ctx) {
+		t.Error("it is dirty still")
 	}
 }
