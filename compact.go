@@ -252,6 +252,15 @@ func (c *setChange) keepValue(ctx context.Context, v versionOf) error {
 	return nil
 }
 
+// keepLosing stores the value of a version, if it is live and loses.
+func (c *setChange) keepLosing(ctx context.Context, v versionOf) error {
+	k, err := c.load(ctx, v.key)
+	if err != nil || k.wonBy(v.id) || !k.mayHaveLosers {
+		return err
+	}
+	return c.keepValue(ctx, v)
+}
+
 // remove drops the portion.
 func (d *drop) remove(ctx context.Context) error {
 	if len(d.ids) == 0 {

@@ -19,8 +19,9 @@ import (
 // It takes what is below the heads and has been merged, and reads blocks of
 // these alone, and the snapshots of checkpoints that stand for others. If one cannot
 // be read, it fails, and so it does on a dirty datastore that lacks blocks: repair it
-// first. After a failure some of the oldest blocks are gone, and a further call goes
-// on, or, if it had come to what checkpoints cover, the next start. It returns how many
+// first. After a failure some of the oldest blocks are gone, and the pairs that they gave,
+// though what is above them is still there: a further call goes on. The next start goes on
+// by itself, but only with what checkpoints cover. It returns how many
 // blocks it has removed from the DAG service: 0 if there is nothing to forget.
 //
 // It waits for a repair that is going on, and for checkpoints of other DAGs that are

@@ -268,14 +268,18 @@ func (c *checkpointer) addPart(ctx context.Context, id blockID, p *takenPart, so
 }
 
 // addEntry merges an entry of a snapshot. A version is not added if its block has been
-// merged, which then has added it.
+// merged, which then has added it. If it loses, its value is kept: whoever takes what it
+// has merged may have lost the block, as after going back to an old copy of the store.
 func (c *commit) addEntry(ctx context.Context, e *entry, some bool) error {
 	if e.tombstone {
 		return c.set.remove(ctx, e.key, e.id, c.dag.merged)
 	}
 	if some {
-		if merged, err := c.dag.merged(ctx, e.id); err != nil || merged {
+		switch merged, err := c.dag.merged(ctx, e.id); {
+		case err != nil:
 			return err
+		case merged:
+			return c.set.keepLosing(ctx, e.versionOf())
 		}
 	}
 	return c.set.addEarly(ctx, e)

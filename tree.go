@@ -29,6 +29,10 @@ type entry struct {
 	stored    *storedValue // likewise, in the place of its value, as long as that has not been read
 }
 
+func (e *entry) versionOf() versionOf {
+	return versionOf{e.key, version{id: e.id, priority: e.priority, value: e.value}}
+}
+
 // A storedValue is a value that stands in a raw page of its own.
 type storedValue struct {
 	id   blockID
