@@ -12,6 +12,7 @@ import (
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
@@ -357,5 +358,43 @@ func TestOverwritingForEverIsFlat(t *testing.T) {
 	}
 	if rows[9] > rows[1]+5 || blocks[9] > blocks[1]+5 {
 		t.Errorf("rows %d, blocks %d", rows, blocks)
+	}
+}
+
+// A momentStore has something happen right before a row is read.
+type momentStore struct {
+	ds.Batching
+	key    ds.Key
+	happen func() // nil: nothing any more
+}
+
+func (s *momentStore) Get(ctx context.Context, k ds.Key) ([]byte, error) {
+	if happen := s.happen; happen != nil && k == s.key {
+		s.happen = nil
+		happen()
+	}
+	return s.Batching.Get(ctx, k)
+}
+
+// Whether a value must be kept is looked up while others write: a loser that comes to win
+// meanwhile is neither in the record that was read nor among the losers.
+func TestValueOfALoserThatWinsMeanwhileIsKept(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t)
+	r.put("/k", "loser")
+	loser := idOf(r.head())
+	r.put("/k", "winner")
+	keys := r.Datastore.store.keys
+	moment := &momentStore{Batching: r.store.(ds.Batching), key: keys.loser("/k", loser), happen: func() {
+		r.awaitMerged(r.offer(net.node(), &pb.Delta{Priority: 3, Tombstones: []*pb.Element{tombstoneOf(t, "/k", r.head())}}, r.head()))
+	}}
+	rows := &rowStore{Datastore: moment, keys: keys}
+	for range 2 {
+		if needs, err := rows.needsBlock(ctx, versionName{"/k", loser}); !needs || err != nil {
+			t.Errorf("%v, %v", needs, err)
+		}
+	}
+	if got := r.get("/k"); got != "loser" {
+		t.Errorf("/k is %s", got)
 	}
 }

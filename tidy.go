@@ -26,7 +26,7 @@ type tidier struct {
 	size  int           // of their tombstones
 }
 
-const maxTidySize = 64 << 10 // in one delta: the turn must not be held for long
+const maxTidySize = 32 << 10 // in one delta: the turn must not be held for long
 
 // tidy removes the losers of a DAG, in commits of bounded size. While it reads rows,
 // others may write. What is a loser no more by then is left alone.

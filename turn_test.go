@@ -87,7 +87,8 @@ func (s *turnStore) check(t *testing.T, what string) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	const most = 1024
+	t.Logf("%s: at most %d rows read and %d written in one turn", what, s.mostReads, s.mostRows)
+	const most = 640
 	if s.mostReads > most || s.mostRows > most {
 		t.Errorf("%s: %d rows were read and %d written in one turn, want %d at most", what, s.mostReads, s.mostRows, most)
 	}
