@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -135,6 +136,9 @@ func (s *blockStore) readAll(ctx context.Context, from ipld.NodeGetter, patience
 func (s *blockStore) read(limit *requestLimit, from ipld.NodeGetter, r toRead) (*block, error) {
 	raw, err := fetch(limit.begin(), from, r.link)
 	limit.stop()
+	if err != nil && limit.hasRunOut() {
+		err = fmt.Errorf("crdt: fetching block %s: %w", r.link.Cid(), context.DeadlineExceeded)
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -219,6 +223,10 @@ func (l *requestLimit) stop() {
 		l.cancel()
 	}
 }
+
+// hasRunOut reports whether the time of the last request has run out. Its context does not
+// say so: that is canceled.
+func (l *requestLimit) hasRunOut() bool { return l.ctx.Err() != nil && l.parent.Err() == nil }
 
 func (l *requestLimit) end() {
 	if l.ctx != nil {

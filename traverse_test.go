@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
@@ -25,6 +26,14 @@ func TestCloseCutsOffATraverseThatWaits(t *testing.T) {
 	})
 	r.must(r.Close())
 	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Traverse: %v", err)
+	}
+}
+
+// A request that takes too long fails for that, and not as if somebody had called it off.
+func TestTraverseSaysThatABlockTookTooLong(t *testing.T) {
+	r := newTestNet().newReplica(t, func(o *Options) { o.DAGSyncerTimeout = time.Millisecond })
+	if err := r.Traverse(ctx, []cid.Cid{unavailable(0)}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Traverse: %v", err)
 	}
 }
