@@ -19,6 +19,7 @@ type config struct {
 	keys     int    // about how many there are, all replicas together
 	rate     int    // keys written a second, by each replica
 	faults   time.Duration
+	away     time.Duration
 	calm     time.Duration
 	settle   time.Duration
 	wipes    int
@@ -39,6 +40,7 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	flags.IntVar(&c.keys, "keys", 2000, "how many keys are written, about")
 	flags.IntVar(&c.rate, "rate", 100, "how many keys a replica writes a second")
 	flags.DurationVar(&c.faults, "faults", 2*time.Second, "the mean time between two faults")
+	flags.DurationVar(&c.away, "away", 12*time.Second, "how long a cut lasts at most; a replica stays down for up to two thirds of that")
 	flags.DurationVar(&c.calm, "calm", 2*time.Minute, "the time between two calm points")
 	flags.DurationVar(&c.settle, "settle", 5*time.Minute, "how long the replicas may take to become equal at a calm point")
 	flags.IntVar(&c.wipes, "wipes", 50_000, "empty a store at every third calm point until the history has so many `blocks`; a new replica has to get them all")
@@ -66,6 +68,7 @@ func (c config) check() error {
 	require(c.keys >= 4*writersEach*c.replicas, "-keys is %d: with %d replicas it must be at least %d", c.keys, c.replicas, 4*writersEach*c.replicas)
 	require(c.rate > 0, "-rate is %d: it must be at least 1", c.rate)
 	require(c.faults > 0, "-faults is %v: it must be greater than 0", c.faults)
+	require(c.away > time.Second, "-away is %v: it must be greater than 1s", c.away)
 	require(c.calm > 0, "-calm is %v: it must be greater than 0", c.calm)
 	require(c.checkpointEvery >= 0, "-checkpoint-every is %d: it must be 0 or more", c.checkpointEvery)
 	require(c.keepHistory >= 0, "-keep-history is %v: it must be 0 or more", c.keepHistory)

@@ -52,7 +52,7 @@ func (c *controller) cutOff() error {
 	if c.cfg.verbose {
 		c.tell("%s: %v", cuts, links(cut))
 	}
-	c.agenda.add(c.between(time.Second, 12*time.Second), func() error {
+	c.agenda.add(c.between(time.Second, c.cfg.away), func() error {
 		if &c.cut[0] != &cut[0] {
 			return nil // there is a newer one
 		}

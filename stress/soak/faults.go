@@ -128,7 +128,7 @@ func (c *controller) spared(s *slot) bool {
 }
 
 func (c *controller) rejoinLater(s *slot) {
-	c.agenda.add(c.between(0, 8*time.Second), func() error {
+	c.agenda.add(c.between(0, 2*c.cfg.away/3), func() error {
 		c.note(rejoins, s)
 		if err := c.start(s); err != nil {
 			return err

@@ -118,8 +118,8 @@ func (c *controller) tellCalm(p calmPoint) {
 	c.tell("calm point %d: equal after %v%s: %s blocks, %d heads, %s pairs", len(c.calms), p.took.Round(time.Millisecond),
 		joined, humanize.Comma(int64(p.blocks)), len(p.heads), humanize.Comma(int64(p.pairs)))
 	for n, s := range p.samples {
-		c.tell("  replica %d: RSS %s, anonymous %s, heap %s + %s of Badger, package crdt %s, %d goroutines, %d handles, %d of the store",
+		c.tell("  replica %d: RSS %s, anonymous %s, heap %s + %s of Badger, package crdt %s, %d goroutines, %d handles, %d of the store, %d blocks merged, %d rows of %s",
 			n, humanize.IBytes(s.rss), humanize.IBytes(s.anon), humanize.IBytes(s.Heap), humanize.IBytes(s.Badger),
-			humanize.IBytes(s.Crdt), s.Goroutines, s.handles, s.storeFiles)
+			humanize.IBytes(s.Crdt), s.Goroutines, s.handles, s.storeFiles, s.Blocks, s.Rows, humanize.IBytes(s.Stored))
 	}
 }

@@ -61,6 +61,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"-keys=10":    "-keys is 10",
 		"-rate=0":     "-rate is 0",
 		"-faults=0s":  "-faults is 0s",
+		"-away=1s":    "-away is 1s",
 		"-calm=0s":    "-calm is 0s",
 		"-settle=0s":  "-settle is 0s",
 
