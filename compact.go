@@ -37,22 +37,21 @@ func (m *MerkleCRDT) CompactDAG(ctx context.Context, dagName string) (Compaction
 	return m.compact(ctx, dagName)
 }
 
-func (d *Datastore) compact(ctx context.Context, dagName string) (Compaction, error) {
+func (d *Datastore) compact(ctx context.Context, dagName string) (done Compaction, err error) {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
 		return Compaction{}, err
 	}
-	defer end()
+	defer end(&err)
 	if err := checkDAGName(dagName); err != nil {
 		return Compaction{}, err
 	}
-	ctx, done, err := d.checkpointer.begin(ctx, dagName)
-	if err != nil {
-		return Compaction{}, err
-	}
-	defer done()
-	dropped, unread, err := d.checkpointer.drop(ctx, dagName, time.Now())
-	return dropped, cmp.Or(err, unread)
+	err = d.checkpointer.do(ctx, dagName, func(ctx context.Context) error {
+		var unread error
+		done, unread, err = d.checkpointer.drop(ctx, dagName, time.Now())
+		return cmp.Or(err, unread)
+	})
+	return done, err
 }
 
 // A drop removes the blocks below some checkpoints, a portion at a time. Whoever is

@@ -24,7 +24,7 @@ var (
 //
 // All methods may be called from any goroutine. Reads see every write that
 // returned before, and never wait for the network. After Close every method
-// with an error returns ErrClosed.
+// with an error returns ErrClosed, and so does a call that Close cuts off.
 type Datastore struct {
 	opts     *Options
 	log      logging.StandardLogger
@@ -167,14 +167,22 @@ func (d *Datastore) enter() error {
 func (d *Datastore) leave() { d.inFlight.Done() }
 
 // begin is enter for a call that may wait for the network: its context ends
-// when Close is called. Call end at its end.
-func (d *Datastore) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+// when Close is called. Call end at its end, with the error that is about to be returned,
+// which becomes ErrClosed if that is why.
+func (d *Datastore) begin(ctx context.Context) (_ context.Context, end func(*error), err error) {
 	if err := d.enter(); err != nil {
 		return ctx, nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	unlink := context.AfterFunc(d.closing, cancel)
-	return ctx, func() { unlink(); cancel(); d.leave() }, nil
+	ctx, cancel := context.WithCancelCause(ctx)
+	unlink := context.AfterFunc(d.closing, func() { cancel(ErrClosed) })
+	return ctx, func(err *error) {
+		if *err != nil && context.Cause(ctx) == ErrClosed {
+			*err = fmt.Errorf("%w: %w", ErrClosed, *err)
+		}
+		unlink()
+		cancel(nil)
+		d.leave()
+	}, nil
 }
 
 // Get returns the value of a key, or ds.ErrNotFound. The caller must not

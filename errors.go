@@ -5,7 +5,7 @@ import "errors"
 // Errors of a datastore's calls. They are returned wrapped, with the key, size
 // or CID at hand: test for them with errors.Is.
 var (
-	// ErrClosed is returned by every call after Close.
+	// ErrClosed is returned by every call after Close, and by what Close cuts off.
 	ErrClosed = errors.New("crdt: datastore is closed")
 
 	// ErrInvalidKey is returned by writes to a key that, once it has been

@@ -109,12 +109,12 @@ func writeDot(w io.Writer, b *block) error {
 }
 
 // inspect shows every block below the heads.
-func (d *Datastore) inspect(ctx context.Context, show func(*block) error) error {
+func (d *Datastore) inspect(ctx context.Context, show func(*block) error) (err error) {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer end(&err)
 	heads, _ := d.frontier.tips()
 	return d.blocks.traverse(ctx, heads.ids(), &traversal{}, func(_ blockID, b *block, err error) error {
 		if err != nil {

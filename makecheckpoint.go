@@ -39,7 +39,7 @@ func (d *Datastore) checkpoint(ctx context.Context, dagName string) (head Head, 
 	if err != nil {
 		return Head{}, err
 	}
-	defer end()
+	defer end(&err)
 	err = d.checkpointer.do(ctx, dagName, func(ctx context.Context) error {
 		head, err = d.checkpointer.checkpointDAG(ctx, dagName)
 		return err
@@ -54,12 +54,12 @@ func (d *Datastore) checkpoint(ctx context.Context, dagName string) (head Head, 
 // Checkpoint it reads what has come since the last checkpoint, waits for one that is being
 // made or taken, and fails where that does; it writes nothing, so that what it names need
 // not be anywhere.
-func (d *Datastore) StateRoot(ctx context.Context) (cid.Cid, error) {
+func (d *Datastore) StateRoot(ctx context.Context) (_ cid.Cid, err error) {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
 		return cid.Undef, err
 	}
-	defer end()
+	defer end(&err)
 	var root treeRoot
 	err = d.checkpointer.do(ctx, "", func(ctx context.Context) error {
 		heads, _ := d.frontier.tips()

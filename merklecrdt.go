@@ -60,12 +60,12 @@ func NewMerkleCRDT(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGServi
 // versions, which Set().Rmv finds.
 // The delta may be empty: then the block only joins the heads. It fails with
 // ErrInvalidBlock for a delta that no peer would accept, and with ErrTooLarge.
-func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (Head, error) {
+func (m *MerkleCRDT) Publish(ctx context.Context, d Delta) (head Head, err error) {
 	ctx, end, err := m.begin(ctx)
 	if err != nil {
 		return Head{}, err
 	}
-	defer end()
+	defer end(&err)
 	var b *block
 	err = m.committer.do(ctx, func(c *commit) error {
 		ctx := context.WithoutCancel(ctx)
@@ -129,12 +129,12 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 // was taken, or below which history was dropped: these are left out. It ends at the
 // first error, and returns it. visit is not called concurrently. The CIDs of the blocks
 // visited are kept in memory.
-func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) error {
+func (m *MerkleCRDT) Traverse(ctx context.Context, from []cid.Cid, visit func(ipld.Node) error) (err error) {
 	ctx, end, err := m.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer end(&err)
 	if len(from) == 0 {
 		return errors.New("crdt: Traverse needs a block to begin with")
 	}

@@ -31,12 +31,12 @@ import (
 // removed, or it has checkpoints, all blocks of the other DAGs are read as well, to
 // find out by whom. The CIDs of all blocks that it reads are kept in memory, and their links. It
 // must not be called by a hook.
-func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (int, error) {
+func (m *MerkleCRDT) PurgeDAG(ctx context.Context, dagName string) (removed int, err error) {
 	ctx, end, err := m.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer end()
+	defer end(&err)
 	if err := checkDAGName(dagName); err != nil {
 		return 0, err
 	}

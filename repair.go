@@ -44,12 +44,12 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 // marks the datastore clean; when blocks are unavailable, it returns an error and
 // leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG
 // that is going on, and must not be called by a hook.
-func (d *Datastore) Repair(ctx context.Context) error {
+func (d *Datastore) Repair(ctx context.Context) (err error) {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer end(&err)
 	return d.repairer.repair(ctx)
 }
 

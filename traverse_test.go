@@ -25,7 +25,7 @@ func TestCloseCutsOffATraverseThatWaits(t *testing.T) {
 		return r.node.requests > 0
 	})
 	r.must(r.Close())
-	if err := <-ended; !errors.Is(err, context.Canceled) {
+	if err := <-ended; !errors.Is(err, context.Canceled) || !errors.Is(err, ErrClosed) {
 		t.Errorf("Traverse: %v", err)
 	}
 }

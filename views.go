@@ -58,12 +58,12 @@ func (s setView) Rmv(ctx context.Context, key string) (Delta, error) {
 	return d, nil
 }
 
-func (s setView) Merge(ctx context.Context, d Delta, id string) error {
+func (s setView) Merge(ctx context.Context, d Delta, id string) (err error) {
 	ctx, end, err := s.d.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer end(&err)
 	content, err := checkOwnDelta(d)
 	if err != nil {
 		return err
