@@ -9,8 +9,8 @@ import (
 
 // Checkpoints of the unnamed DAG are made on their own whenever it has grown by so many
 // blocks (Options.CheckpointEvery). All replicas come to that at about the same time, so
-// each waits for a random while first. If it holds a checkpoint of another one by then,
-// it has not grown by enough any more.
+// each waits for a random while first, and once more if it knows of one that another has
+// made. If it holds a checkpoint of another one by then, it has not grown by enough any more.
 
 // growth is how many blocks of the unnamed DAG there are above its checkpoints, as far as
 // the heights tell: there are more where replicas have written at the same time.
@@ -39,17 +39,19 @@ func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
 	every := int64(c.opts.CheckpointEvery)
 	switch {
 	case every == 0 || c.committer.grown.Load() < every:
-		c.due = time.Time{}
+		c.due, c.deferred = time.Time{}, false
 		return false, nil
 	case c.due.IsZero():
-		wait := rand.N(c.opts.RebroadcastInterval/4 + 1)
-		c.due = time.Now().Add(wait)
-		time.AfterFunc(wait, c.wake)
+		c.makeIn(rand.N(c.opts.RebroadcastInterval/4 + 1))
 		return false, nil
 	case time.Now().Before(c.due):
 		return false, nil
+	case !c.deferred && c.committer.frontier.checkpoints().anyToCome(""):
+		c.deferred = true
+		c.makeIn(c.opts.RebroadcastInterval)
+		return false, nil
 	}
-	c.due = time.Time{}
+	c.due, c.deferred = time.Time{}, false
 	err = c.do(ctx, "", func(ctx context.Context) error {
 		_, err := c.checkpointDAG(ctx, "")
 		return err
@@ -59,4 +61,24 @@ func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
 		c.committer.grown.Store(0) // what stands in the way will stand there for a while
 	}
 	return err == nil, ctx.Err()
+}
+
+func (c *checkpointer) makeIn(wait time.Duration) {
+	c.due = time.Now().Add(wait)
+	time.AfterFunc(wait, c.wake)
+}
+
+// anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above
+// all that are.
+func (all checkpoints) anyToCome(dagName string) bool {
+	held, coming := uint64(0), uint64(0)
+	for _, cp := range all.of(dagName) {
+		switch {
+		case cp.state.held():
+			held = max(held, cp.tip.Height)
+		case cp.state <= checkpointTaking && !cp.disputed:
+			coming = max(coming, cp.tip.Height)
+		}
+	}
+	return coming > held
 }

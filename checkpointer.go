@@ -23,19 +23,24 @@ type checkpointer struct {
 	repairer  *repairer
 	opts      *Options
 
-	alone chan struct{} // holds one token; whoever takes it has a job
-	voids atomic.Uint64 // checkpoints that were found void
+	alone   chan struct{} // holds one token; whoever takes it has a job
+	waiting atomic.Int64  // how many wait for it
+	voids   atomic.Uint64 // checkpoints that were found void
 
 	// Owned by the goroutine:
 	chores    []*chore              // what it does
 	finished  bool                  // what the last run has not removed is gone
 	undecided map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
+	rest      time.Time             // until when none is checked, as some were in vain
+	vain      bool                  // the last one was checked in vain
 	due       time.Time             // when the next one is to be made; zero: not yet
+	deferred  bool                  // that is once more, for one of a peer
 	dropped   map[blockID]bool      // checkpoints below which history has been dropped
 	alarm     *time.Timer           // rings when more is to be dropped; may be nil
 	thinned   checkpoints           // those that were held when none of them was to be dropped
-	putOff    map[blockID]time.Time // checkpoints that are not to be taken before
-	again     *time.Timer           // for wakeLater; nil: it has not been needed
+	putOff    map[blockID]putOff    // checkpoints that could not be taken
+	vainTake  bool                  // the last one could not
+	again     *time.Timer           // for wakeIn; nil: it has not been needed
 
 	mu         sync.Mutex
 	current    *checkpointJob // of the holder of alone
@@ -64,13 +69,23 @@ func newCheckpointer(ctx context.Context, c *committer, f *fetcher, opts *Option
 	return cp
 }
 
+// acquire waits until nobody else has a job.
+func (c *checkpointer) acquire(ctx context.Context) error {
+	c.waiting.Add(1)
+	defer c.waiting.Add(-1)
+	select {
+	case <-c.alone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // begin waits until nobody else has a job, and begins one. The job's context ends when
 // the DAG is to be purged: context.Cause says so. Call end at its end.
 func (c *checkpointer) begin(ctx context.Context, dagName string) (_ context.Context, end func(), err error) {
-	select {
-	case <-c.alone:
-	case <-ctx.Done():
-		return ctx, nil, ctx.Err()
+	if err := c.acquire(ctx); err != nil {
+		return ctx, nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	c.setCurrent(&checkpointJob{dagName, cancel})
@@ -117,11 +132,9 @@ func (c *checkpointer) interruptLocked() {
 // further ones from beginning until end is called.
 func (c *checkpointer) exclude(ctx context.Context, dagName string) (end func(), err error) {
 	c.setPurging(&dagName)
-	select {
-	case <-c.alone:
-	case <-ctx.Done():
+	if err := c.acquire(ctx); err != nil {
 		c.setPurging(nil)
-		return nil, ctx.Err()
+		return nil, err
 	}
 	return func() {
 		c.setPurging(nil)

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
 )
 
 // Of whatever there is much to do, the rest waits for one piece at most.
@@ -56,4 +59,193 @@ func TestFailedChorePauses(t *testing.T) {
 		c.stopped = true
 		time.Sleep(retryPause)
 	})
+}
+
+// pendingCheckpoint has a liar announce a checkpoint above a block that nobody has, with
+// a snapshot that nobody has either.
+func (r *replica) pendingCheckpoint(liar *testNode, n int) {
+	r.t.Helper()
+	name := snapshotName{versions: testID(n), cover: testID(n + 100), entries: 1, bytes: 1, blocks: 1}
+	d := &pb.Delta{Priority: 1<<40 + uint64(n), Checkpoint: name.message()}
+	r.awaitMerged(r.offer(liar, d, unavailable(n)))
+}
+
+// Takes in vain, which liars can go on with for ever, keep nothing else from being done.
+func TestVainTakesLeaveTimeForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, every(5), func(o *Options) { o.RebroadcastInterval, o.DAGSyncerTimeout = time.Minute, 5*time.Minute })
+		r.put("/a", "1")
+		liar := net.node()
+		for i := range 6 {
+			r.pendingCheckpoint(liar, i)
+		}
+		r.overwrite(0, 20)
+		time.Sleep(5 * time.Minute)
+		if r.newestHeld() == nil {
+			t.Error("no checkpoint has been made")
+		}
+		tries := 0
+		for _, p := range r.checkpointer.putOff { // nobody works now
+			tries += p.times
+		}
+		if tries > 6*4 {
+			t.Errorf("%d takes were tried", tries)
+		}
+	})
+}
+
+// Who sends the pages of a snapshot one by one does not keep others from their jobs.
+func TestTricklingPagesMakeWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, func(o *Options) { o.DAGSyncerTimeout = 5 * time.Minute })
+		liar := net.node()
+		cover := make([]blockID, 40*leafIDs)
+		for i := range cover {
+			cover[i] = blockID{0: byte(i >> 16), 1: byte(i >> 8), 2: byte(i)}
+		}
+		s := &testSnapshot{links: []blockID{idOf(unavailable(0))}, height: 1 << 40, cover: cover}
+		c := s.publish(t, liar)
+		net.mu.Lock()
+		net.delay = pagePatience - time.Second
+		net.mu.Unlock()
+		r.node.deliver(announcement(c))
+		r.awaitMerged(c)
+		time.Sleep(time.Second)
+		begun := time.Now()
+		_, end, err := r.checkpointer.begin(ctx, "")
+		r.must(err)
+		end()
+		if waited := time.Since(begun); waited > 2*pagePatience {
+			t.Errorf("another job has waited for %s", waited)
+		}
+	})
+}
+
+// Whatever liars send, checking it takes a quarter of the time, and honest checkpoints
+// are made and held meanwhile.
+func TestFalseCheckpointsTakeAShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		liar, r := net.node(), net.newReplica(t, silent)
+		r.overwrite(0, 5)
+		name := r.sound().snapshot
+		const lies, blocks = 20, 5
+		net.mu.Lock()
+		net.delay = time.Second // so that each takes at least a second for each block
+		net.mu.Unlock()
+		begun := time.Now()
+		links := []cid.Cid{r.head()}
+		for i := range lies {
+			name.entries++
+			r.offer(liar, &pb.Delta{Priority: uint64(100 + i), Checkpoint: name.message()}, links...)
+		}
+		for r.InternalStats(ctx).VoidCheckpoints < lies && time.Since(begun) < time.Hour {
+			time.Sleep(time.Second)
+		}
+		if took, least := time.Since(begun), (lies-1)*blocks*(1+restShare)*time.Second; took < least {
+			t.Errorf("%d were checked in %s, want %s at least", lies, took, least)
+		}
+	})
+}
+
+// A checkpoint that is due waits for one of a peer, but not for ever.
+func TestCheckpointOfAPeerIsAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, walkHistory, every(5), func(o *Options) { o.RebroadcastInterval = time.Hour })
+		r.pendingCheckpoint(net.node(), 1)
+		r.overwrite(0, 5)
+		time.Sleep(59 * time.Minute)
+		if r.newestHeld() != nil {
+			t.Error("one has been made though one of a peer may come")
+		}
+		time.Sleep(time.Hour)
+		if r.newestHeld() == nil {
+			t.Error("none has been made")
+		}
+	})
+}
+
+// What Close cuts off says so, as what is called afterwards does.
+func TestCloseCutsOffWhatWaitsForAJob(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/a", "1")
+	_, end, err := r.checkpointer.begin(ctx, "")
+	r.must(err)
+	calls := []func() error{
+		func() error { _, err := r.Checkpoint(ctx); return err },
+		func() error { _, err := r.StateRoot(ctx); return err },
+		func() error { _, err := r.Compact(ctx); return err },
+		func() error { _, err := r.PurgeDAG(ctx, ""); return err },
+	}
+	ended := make(chan error)
+	for _, call := range calls {
+		go func() { ended <- call() }()
+	}
+	waitFor(t, "all to wait", func() bool { return r.checkpointer.waiting.Load() == int64(len(calls)) })
+	r.must(r.Close())
+	for range calls {
+		if err := <-ended; !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+	}
+	end()
+	for i, call := range calls {
+		if err := call(); !errors.Is(err, ErrClosed) {
+			t.Errorf("call %d after Close: %v", i, err)
+		}
+	}
+}
+
+// A purge that was cut off, and cannot go on at the start, goes on later.
+func TestPurgeThatWasCutOffIsTriedAgain(t *testing.T) {
+	net := newTestNet()
+	r := net.newReplica(t, silent)
+	r.publishIn("x", "/a", "1")
+	r.compactDAG("x")
+	_, end, err := r.checkpointer.begin(ctx, "") // or it is gone on with now
+	r.must(err)
+	r.must(r.committer.do(ctx, func(c *commit) error { c.checkpoints.purge("x"); return nil }))
+	r.must(r.Close())
+	end()
+	net.weather(netFaults{fail: 1})
+	asked := func() int {
+		net.mu.Lock()
+		defer net.mu.Unlock()
+		return r.node.requests
+	}
+	before := asked()
+	r.open()
+	waitFor(t, "a page to be asked for", func() bool { return asked() > before })
+	net.heal()
+	waitFor(t, "the purge to go on", func() bool { return len(r.rowsUnder("/a")) == 0 })
+	_, err = r.PurgeDAG(ctx, "x") // which waits for its end
+	r.must(err)
+	r.checkPurged()
+}
+
+// What a purge ends says so.
+func TestPurgeEndsACompaction(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.overwrite(0, 3)
+	covered := r.head()
+	r.checkpoint()
+	gate := &gatedDAG{testNode: r.node, of: covered, open: make(chan struct{})}
+	r.reopenWith(gate, nil)
+	compacted, purged := make(chan error), make(chan error)
+	go func() { _, err := r.Compact(ctx); compacted <- err }()
+	waitFor(t, "a block to be read", gate.waiting.Load)
+	go func() { _, err := r.PurgeDAG(ctx, ""); purged <- err }()
+	waitFor(t, "the purge to wait", func() bool {
+		r.checkpointer.mu.Lock()
+		defer r.checkpointer.mu.Unlock()
+		return r.checkpointer.purging != nil
+	})
+	close(gate.open)
+	if err := <-compacted; err != errPurging {
+		t.Error(err)
+	}
+	r.must(<-purged)
 }

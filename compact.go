@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -70,7 +71,7 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (done Compactio
 type drop struct {
 	*checkpointer
 	done   Compaction
-	unread error // of the first block that could not be read
+	unread error // of the first block or page that could not be read
 
 	// The next portion:
 	ids    []blockID
@@ -91,7 +92,8 @@ const (
 	maxKeptBytes    = 1 << 20
 )
 
-// drop drops what those checkpoints of a DAG cover that were held at some time.
+// drop drops what those checkpoints of a DAG cover that were held at some time. What cannot
+// be read stays until a further one.
 func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
 	d := &drop{checkpointer: c}
 	if below := segmentsOf(slices.Values(c.committer.frontier.checkpoints().heldAt(dagName, at))); len(below) > 0 {
@@ -104,6 +106,9 @@ func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (
 	}
 	released, err := c.release(ctx)
 	d.done.add(released)
+	if errors.Is(err, errNoPage) && ctx.Err() == nil {
+		d.unread, err = cmp.Or(d.unread, err), nil
+	}
 	return d.done, d.unread, err
 }
 
@@ -346,10 +351,10 @@ func (c *checkpointer) finishCutOff(ctx context.Context) (did bool, err error) {
 	if c.finished {
 		return false, nil
 	}
-	if err := c.do(ctx, "", func(ctx context.Context) error { _, err := c.release(ctx); return err }); err != nil {
+	err = c.do(ctx, "", func(ctx context.Context) error { _, err := c.release(ctx); return err })
+	if err != nil && !errors.Is(err, errNoPage) {
 		return false, err
 	}
-	c.finished = true
 	for _, cp := range c.committer.frontier.checkpoints() {
 		if cp.state != checkpointPurged {
 			continue
@@ -358,5 +363,6 @@ func (c *checkpointer) finishCutOff(ctx context.Context) (did bool, err error) {
 			return false, err
 		}
 	}
+	c.finished = true
 	return false, nil
 }

@@ -201,10 +201,14 @@
 //	compact.go, keephistory.go      drop the blocks below it, and
 //	thinout.go, release.go          the checkpoints that it covers
 //
-// checkpointer.go has one of these jobs done at a time. Taking and dropping go on after a
+// checkpointer.go has one of these jobs done at a time, of each kind one in turn: dropping
+// waits for a single check and a single take at most. Taking and dropping go on after a
 // restart where they were, by the row of the checkpoint and others below /w. Commits of
 // others are made in between. While a checkpoint is being taken, no block of its cover is
 // fetched or merged.
+//
+// A fold needs blocks that are here. Of a checkpoint beside one below which all has been
+// dropped none can be made: that one stays undecided, until a later one covers both.
 //
 // purgesnapshot.go and purgeexplain.go are how PurgeDAG forgets what snapshots have
 // brought.
@@ -404,6 +408,13 @@
 //     (checkpoint.go). Of those that are held stay, in each DAG, those that no other one
 //     covers, those that only such a one covers, and while history is kept some 9 older
 //     ones (thinout.go).
+//   - After a check in vain, as of a false checkpoint, none begins for three times as long
+//     as it took. So it is a quarter of the time that liars can have a replica fold,
+//     and what it makes and drops itself does not wait (verify.go). Pages are waited for as long as
+//     some come within 30 seconds, and no longer than that if there is anything else to do for
+//     the checkpointer. A checkpoint that could not be taken is put off for
+//     Options.RebroadcastInterval, and twice as long each time up to 64 times
+//     (takeprepare.go, takepolicy.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
 //     To look for a block that is not known reads a row of each larger one, mostly of
 //     some 4 KiB (members.go). Whoever reads a cover reads up to 8 pages of 256 KiB of

@@ -48,8 +48,10 @@ func newFoldWorld(t *testing.T, seed uint64) *foldWorld {
 	blocks := &blockStore{service: offlineNode{node}, marks: store, newDelta: newPBDelta, newTag: randomTag, maxSize: opts.MaxBlockSize}
 	notify := callbacks{reloaded: func() {}, published: func([]*block) {}, checkpointSeen: func() {}}
 	c := newCommitter(store, blocks, &frontier{}, newHookQueue(opts), notify, opts.Logger)
+	checkpointer := newCheckpointer(ctx, c, nil, opts)
+	checkpointer.chores = nil // tests do what is to be done
 	return &foldWorld{
-		checkpointer: newCheckpointer(ctx, c, nil, opts),
+		checkpointer: checkpointer,
 		t:            t,
 		rng:          rand.New(rand.NewPCG(seed, 0)),
 		node:         node,

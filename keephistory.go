@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
 )
@@ -20,15 +21,14 @@ func (c *checkpointer) dropDue(ctx context.Context) (did bool, err error) {
 		c.wakeIn(wait, &c.alarm)
 		return false, nil
 	}
-	return true, c.dropNow(ctx, next.tip.DAGName)
+	err = c.do(ctx, next.tip.DAGName, func(ctx context.Context) error { return c.dropNow(ctx, next.tip.DAGName) })
+	if errors.Is(err, errPurging) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (c *checkpointer) dropNow(ctx context.Context, dagName string) error {
-	ctx, end, err := c.begin(ctx, dagName)
-	if err != nil {
-		return err
-	}
-	defer end()
 	at := time.Now().Add(-c.opts.KeepHistory)
 	known := c.committer.frontier.checkpoints()
 	done, unread, err := c.drop(ctx, dagName, at)

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -63,28 +64,20 @@ func (c *checkpointsChange) drop(id blockID) {
 
 // release releases what dropped checkpoints alone have.
 func (c *checkpointer) release(ctx context.Context) (done Compaction, err error) {
-	for _, cp := range c.committer.frontier.checkpoints() {
-		if cp.state != checkpointDropped {
-			continue
-		}
-		some, err := c.releaseOne(ctx, cp)
-		if done.add(some); err != nil {
-			return done, fmt.Errorf("crdt: releasing checkpoint %s: %w", cp.id.Cid(), err)
-		}
+	dropped := maps.Clone(c.committer.frontier.checkpoints())
+	maps.DeleteFunc(dropped, func(_ blockID, cp *checkpoint) bool { return cp.state != checkpointDropped })
+	if len(dropped) == 0 {
+		return done, nil
 	}
-	return done, nil
-}
-
-func (c *checkpointer) releaseOne(ctx context.Context, cp *checkpoint) (done Compaction, err error) {
-	pages, err := c.pagesOfNone(ctx, cp)
-	if err != nil && !cp.neverHeld() {
-		return done, err
+	pages, err := c.pagesOfNone(ctx, dropped)
+	if err != nil {
+		return done, fmt.Errorf("crdt: releasing checkpoints: %w", err)
 	}
-	if done.Bytes, err = c.sizeOfPages(ctx, pages); err != nil {
-		return Compaction{}, err
-	}
+	done.Bytes = c.sizeOfPages(ctx, pages)
 	err = c.committer.do(ctx, func(now *commit) error {
-		now.checkpoints.remove(cp.id)
+		for id := range dropped {
+			now.checkpoints.remove(id)
+		}
 		now.namePages(pages)
 		return nil
 	})
@@ -94,7 +87,7 @@ func (c *checkpointer) releaseOne(ctx context.Context, cp *checkpoint) (done Com
 	if err != nil {
 		return Compaction{}, err
 	}
-	done.Rows++
+	done.Rows = len(dropped)
 	return done, c.finishPages(ctx)
 }
 
@@ -102,17 +95,26 @@ func (c *checkpointer) releaseOne(ctx context.Context, cp *checkpoint) (done Com
 // that is to be taken may be, and will be fetched again.
 func (cp *checkpoint) hasPages() bool { return cp.state == checkpointTaking || !cp.neverHeld() }
 
-// pagesOfNone returns the pages of a checkpoint that no other has.
-func (c *checkpointer) pagesOfNone(ctx context.Context, cp *checkpoint) (names []pageName, err error) {
+// pagesOfNone returns the pages of some checkpoints that no other has. Below one that is
+// lost nobody can tell any more which these are: they stay.
+func (c *checkpointer) pagesOfNone(ctx context.Context, some checkpoints) (names []pageName, err error) {
+	ctx, end := c.whilePagesCome(ctx, nil)
+	defer end()
 	own := make(map[pageName]bool)
-	if err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true }); err != nil {
-		return nil, err
+	for id, cp := range some {
+		switch err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true }); {
+		case err == nil || cp.neverHeld():
+		case errors.Is(err, errNoPage):
+			c.log.Warnf("some pages of checkpoint %s may stay, as others are lost: %s", id.Cid(), err)
+		default:
+			return nil, err
+		}
 	}
-	for id, o := range c.committer.frontier.checkpoints() {
-		if id == cp.id || !o.hasPages() {
+	for id, cp := range c.committer.frontier.checkpoints() {
+		if some[id] != nil || !cp.hasPages() {
 			continue
 		}
-		if err := c.eachPage(ctx, o, func(n pageName) { delete(own, n) }); err != nil {
+		if err := c.eachPage(ctx, cp, func(n pageName) { delete(own, n) }); err != nil {
 			return nil, err
 		}
 	}
@@ -136,15 +138,16 @@ func (c *checkpointer) eachPage(ctx context.Context, cp *checkpoint, f func(page
 	return nil
 }
 
-func (c *checkpointer) sizeOfPages(ctx context.Context, names []pageName) (size int64, err error) {
+// sizeOfPages returns how large some pages are, as far as they can be read.
+func (c *checkpointer) sizeOfPages(ctx context.Context, names []pageName) (size int64) {
+	ctx, end := c.whilePagesCome(ctx, nil)
+	defer end()
 	for _, n := range names {
-		data, err := c.blocks.getPage(ctx, c.blocks.service, n)
-		if err != nil {
-			return 0, err
+		if data, err := c.blocks.getPage(ctx, c.blocks.service, n); err == nil {
+			size += int64(len(data))
 		}
-		size += int64(len(data))
 	}
-	return size, nil
+	return size
 }
 
 // maxNamedPages is how many pages a row names.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // To take a checkpoint is to merge its snapshot in the place of all blocks that it
@@ -291,6 +290,7 @@ func (c *checkpointer) finishTake(ctx context.Context, cp *checkpoint) error {
 	if err != nil {
 		return err
 	}
+	c.vainTake = false
 	c.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
 	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
@@ -338,7 +338,7 @@ func (c *checkpointer) avoid(ctx context.Context, id blockID, why error) error {
 // leave goes back to walking: what is missing is fetched, until it is time to try again.
 func (c *checkpointer) leave(ctx context.Context, id blockID, why error) error {
 	c.log.Warnf("not taking checkpoint %s: %s", id.Cid(), why)
-	setIn(&c.putOff, id, time.Now().Add(c.opts.RebroadcastInterval))
+	c.putOffTaking(id, why)
 	return c.unwant(ctx, id, checkpointSeen)
 }
 

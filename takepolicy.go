@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 )
 
@@ -62,19 +63,20 @@ func (c *checkpointer) nextToTake(ctx context.Context) (next *checkpoint, err er
 				return nil, err
 			}
 		}
-		if may && (next == nil || cp.isMoreUrgent(next)) {
+		if may && (next == nil || c.isMoreUrgent(cp, next)) {
 			next = cp
 		}
 	}
 	return next, nil
 }
 
-// isMoreUrgent compares checkpoints that are to be taken.
-func (cp *checkpoint) isMoreUrgent(o *checkpoint) bool {
+// isMoreUrgent compares checkpoints that are to be taken. After one that could not be taken
+// any will do: liars can always be higher.
+func (c *checkpointer) isMoreUrgent(cp, o *checkpoint) bool {
 	if cp.state != o.state {
 		return cp.state > o.state
 	}
-	return cp.tip.Height > o.tip.Height
+	return !c.vainTake && cp.tip.Height > o.tip.Height
 }
 
 // mayTake reports whether there is a reason to take a checkpoint that has been merged and
@@ -90,11 +92,35 @@ func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error
 	case m.state != complete || !c.repairer.stuck.Load():
 		return false, nil
 	}
-	if time.Now().Before(c.putOff[cp.id]) {
+	if time.Now().Before(c.putOff[cp.id].until) {
 		return false, nil
 	}
 	heads, _ := c.committer.frontier.tips()
 	return m.state == complete || cp.isFarAbove(heads) || c.fetcher.asksInVain(), nil
+}
+
+// A putOff is how often a checkpoint could not be taken, and until when that is not tried
+// again.
+type putOff struct {
+	times int
+	until time.Time
+}
+
+// maxPutOff is how often the pause doubles.
+const maxPutOff = 6
+
+// putOffTaking has a checkpoint not be taken for a while. The pause doubles, unless it was
+// others that did not wait.
+func (c *checkpointer) putOffTaking(id blockID, why error) {
+	known := c.committer.frontier.checkpoints()
+	maps.DeleteFunc(c.putOff, func(id blockID, _ putOff) bool { return known[id] == nil })
+	p := c.putOff[id]
+	p.until = time.Now().Add(c.opts.RebroadcastInterval << p.times)
+	if !errors.Is(why, errWaitedFor) {
+		p.times = min(p.times+1, maxPutOff)
+		c.vainTake = true
+	}
+	setIn(&c.putOff, id, p)
 }
 
 // hiddenBy reports whether a block is in the cover of a checkpoint that is being taken, or

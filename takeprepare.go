@@ -4,19 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
 // prepare fetches all of a snapshot and checks it, and makes rows of its cover. An error
 // that is errBadSnapshot is final.
 func (c *checkpointer) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
-	ctx, end := c.whilePagesCome(ctx)
-	defer end()
-	segments, err := c.readSnapshot(ctx, cp)
-	if err != nil && !errors.Is(err, errBadSnapshot) {
-		err = fmt.Errorf("%w: %w", errLeft, err)
+	waited := func() bool {
+		next, err := c.nextToVerify(ctx)
+		return next != nil && err == nil || c.isWaitedFor()
 	}
-	return segments, err
+	coming, end := c.whilePagesCome(ctx, waited)
+	defer end()
+	segments, err := c.readSnapshot(coming, cp)
+	switch {
+	case err == nil || errors.Is(err, errBadSnapshot):
+		return segments, err
+	case context.Cause(coming) == errWaitedFor:
+		err = errWaitedFor
+	}
+	return nil, fmt.Errorf("%w: %w", errLeft, err)
 }
 
 func (c *checkpointer) readSnapshot(ctx context.Context, cp *checkpoint) ([]segment, error) {
@@ -54,25 +62,54 @@ func (cp *checkpoint) checkLinks(ctx context.Context, covered func(context.Conte
 	return err
 }
 
-// whilePagesCome returns a context that ends once no page has come for a while: as long as
-// this takes, blocks are withheld, and others wait for the checkpointer.
-func (c *checkpointer) whilePagesCome(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	c.background.Go(func() {
-		defer cancel()
-		ticks := time.NewTicker(pagePatience)
-		defer ticks.Stop()
-		for before, now := uint64(0), c.blocks.pagesGot.Load()+1; now != before; {
-			select {
-			case <-ticks.C:
-				before, now = now, c.blocks.pagesGot.Load()+1
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return ctx, cancel
+// whilePagesCome returns a context that ends once no page has come for a while, or while
+// others wait: they may wait for as long as pages come, which peers decide. waited may be
+// nil; it is not called any more when end returns.
+func (c *checkpointer) whilePagesCome(ctx context.Context, waited func() bool) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { cancel(c.watchPages(ctx, waited)) })
+	return ctx, func() {
+		cancel(nil)
+		watch.Wait()
+	}
 }
 
 // pagePatience is how long that is. On a slow link several large pages share the time.
 const pagePatience = 30 * time.Second
+
+var (
+	errNoneCome  = errors.New("no page has come for a while")
+	errWaitedFor = errors.New("others have waited for long enough")
+)
+
+// watchPages returns why no more pages are to be waited for.
+func (c *checkpointer) watchPages(ctx context.Context, waited func() bool) error {
+	ticks := time.NewTicker(pagePatience)
+	defer ticks.Stop()
+	for before := c.blocks.pagesGot.Load(); ; {
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		now := c.blocks.pagesGot.Load()
+		switch {
+		case now == before:
+			return errNoneCome
+		case waited != nil && waited():
+			return errWaitedFor
+		}
+		before = now
+	}
+}
+
+// isWaitedFor reports whether somebody waits for the end of what the goroutine does: a
+// call, or a checkpoint to be made, or history to be dropped.
+func (c *checkpointer) isWaitedFor() bool {
+	if every := int64(c.opts.CheckpointEvery); c.waiting.Load() > 0 || every > 0 && c.committer.grown.Load() >= every {
+		return true
+	}
+	next, due := c.nextDue()
+	return next != nil && !time.Now().Before(due)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -13,7 +14,7 @@ import (
 // is not, it is void: a block like any other, that is never built on or taken. If nothing
 // can be folded, it stays undecided, which does no harm.
 
-// verifyNext checks the highest checkpoint that may be checked.
+// verifyNext checks the highest checkpoint that may be checked, and after one in vain any.
 func (c *checkpointer) verifyNext(ctx context.Context) (did bool, err error) {
 	cp, err := c.nextToVerify(ctx)
 	if cp == nil || err != nil {
@@ -27,11 +28,15 @@ func (c *checkpointer) verifyNext(ctx context.Context) (did bool, err error) {
 }
 
 // nextToVerify returns the highest checkpoint that is complete and has not been judged.
-// One whose links are all in covers that are held says nothing new: it is passed over.
+// One whose links are all in covers that are held says nothing new: it is passed over. After
+// one that was checked in vain it returns any: liars can always be higher.
 func (c *checkpointer) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
+	if time.Now().Before(c.rest) {
+		return nil, nil
+	}
 	known := c.committer.frontier.checkpoints()
 	for id, cp := range known {
-		if cp.state != checkpointSeen || cp.disputed || next != nil && cp.isWorth(next) < 0 {
+		if cp.state != checkpointSeen || cp.disputed || next != nil && (c.vain || cp.isWorth(next) < 0) {
 			continue
 		}
 		if tried, ok := c.undecided[id]; ok && !known.newestHold().After(tried) {
@@ -87,13 +92,32 @@ func sameIDs(a, b []blockID) bool {
 // verify checks a checkpoint, and lets it be if that cannot be done. It is tried again
 // once another one is held, and after the next start: it may have taken long.
 func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
+	begun := time.Now()
 	err := c.check(ctx, cp)
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return err
 	}
-	c.log.Warnf("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), err)
-	setIn(&c.undecided, cp.id, c.committer.frontier.checkpoints().newestHold())
+	now := c.checkpoint(cp.id)
+	if c.vain = now == nil || !now.state.held(); c.vain {
+		c.restFor(restShare * time.Since(begun))
+	}
+	if err == nil {
+		return nil
+	}
+	c.log.Infof("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), err)
+	known := c.committer.frontier.checkpoints()
+	maps.DeleteFunc(c.undecided, func(id blockID, _ time.Time) bool { return known[id] == nil })
+	setIn(&c.undecided, cp.id, known.newestHold())
 	return nil
+}
+
+// restShare is how many times as long as a check in vain none is begun: whatever liars
+// send, it takes a quarter of the time.
+const restShare = 3
+
+func (c *checkpointer) restFor(pause time.Duration) {
+	c.rest = time.Now().Add(pause)
+	time.AfterFunc(pause, c.wake)
 }
 
 func (c *checkpointer) check(ctx context.Context, cp *checkpoint) error {
@@ -128,7 +152,7 @@ func (c *checkpointer) confirm(ctx context.Context, cp *checkpoint, f *folded) e
 // discard removes the pages of a snapshot that was folded to compare it, but for those that
 // some checkpoint has.
 func (c *checkpointer) discard(ctx context.Context, s snapshotName) error {
-	pages, err := c.pagesOfNone(ctx, &checkpoint{snapshot: s})
+	pages, err := c.pagesOfNone(ctx, checkpoints{blockID{}: {snapshot: s}})
 	if err != nil {
 		return err
 	}
@@ -161,6 +185,8 @@ func (c *checkpointer) agree(ctx context.Context, f *folded, cp *checkpoint) ([]
 	if own != other {
 		return nil, fmt.Errorf("%w: it says %s, and its blocks say %s", errBadSnapshot, &other, &own)
 	}
+	ctx, end := c.whilePagesCome(ctx, c.isWaitedFor)
+	defer end()
 	segments, err := c.blocks.readCover(ctx, other.cover)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package crdt
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-ds-crdt/pb"
 )
@@ -174,6 +175,7 @@ func TestCheckpointThatCannotBeCheckedIsUndecided(t *testing.T) {
 	f, err = w.fold(ctx, "d", []blockID{other.id}, w.checkpointer.blocks)
 	w.must(err)
 	w.hold(w.add(&pb.Delta{Priority: 2, DagName: "d", Checkpoint: f.snapshot.message()}, []blockID{other.id}).checkpoint(), f)
+	w.rest = time.Time{}
 	if next, err := w.nextToVerify(ctx); next == nil || err != nil {
 		t.Errorf("it is not to be tried again: %v", err)
 	}
