@@ -317,12 +317,13 @@ func (c *dagChange) addPendingHead(ctx context.Context, id blockID, m *mark) err
 }
 
 // complete makes a block complete, and a head in the place of the heads it links
-// to.
+// to. One that is being purged will not be there in their place: only those go that
+// are purged with it.
 func (c *dagChange) complete(id blockID, m *mark, links []blockID) {
 	c.settle(id, &mark{state: complete, tip: m.tip})
 	c.completed = append(c.completed, id)
 	for _, link := range links {
-		if below, ok := c.heads.now[link]; ok && below.DAGName == m.tip.DAGName {
+		if below, ok := c.heads.now[link]; ok && below.DAGName == m.tip.DAGName && c.purge.hides(link) == c.purge.hides(id) {
 			c.heads.remove(link)
 		}
 	}

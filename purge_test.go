@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
+	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // publishIn sets a key in a named DAG.
@@ -241,6 +243,44 @@ func TestPurgeBesideWritesAndMerges(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	converge(t, a, b)
+}
+
+// A pausedDAG calls a function once, when a block is read for the nth time.
+type pausedDAG struct {
+	*testNode
+	at   cid.Cid
+	left atomic.Int32
+	then func()
+}
+
+func (d *pausedDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	if c == d.at && d.left.Add(-1) == 0 {
+		d.then()
+	}
+	return d.testNode.Get(ctx, c)
+}
+
+// What is merged while blocks above it are being purged stays when these have gone, and is
+// a head then.
+func TestPurgeLeavesHeadsThatCameMeanwhile(t *testing.T) {
+	net := newTestNet()
+	r, late := net.newReplica(t, silent), net.node()
+	below := late.forge(t, marshalDelta(t, &pb.Delta{Priority: 1, DagName: "x", Elements: oneElement("/below")}))
+	late.away(true)
+	above := r.offer(net.node(), &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/above")}, below)
+	r.awaitMerged(above)
+	service := &pausedDAG{testNode: r.node, at: above, then: func() {
+		late.away(false)
+		r.node.deliver(announcement(below))
+		r.awaitMerged(below)
+	}}
+	service.left.Store(2) // the first time to find it, the second one to forget it
+	r.reopenWith(service, nil)
+	r.purgeDAG("x", 1)
+	heads, _ := r.frontier.tips()
+	if ids := heads.of("x"); len(ids) != 1 || ids[0] != idOf(below) {
+		t.Errorf("the heads are %v, want %s", heads.list(), below)
+	}
 }
 
 // A purgeModel is what PurgeDAG means, in the plainest form.
