@@ -59,6 +59,31 @@ func TestAnOldStoreWithMissingBlocksGetsThem(t *testing.T) {
 	agree(t, want.and(pairs{"/last": "!"}), opened, complete)
 }
 
+// By the time that an old store is opened, what it lacks may be nowhere any more but in a
+// snapshot.
+func TestAnOldStoreGetsFromASnapshotWhatItLacks(t *testing.T) {
+	store, complete, want := gappy(t)
+	store.close()
+	complete.close()
+	host := reopen(t, ours, complete.dir)
+	if host.compact() == 0 {
+		t.Fatal("nothing has been dropped")
+	}
+	opened := reopen(t, ours, store.dir)
+	opened.connect(host)
+	agree(t, want, opened)
+	opened.put("/last", "!")
+	opened.delete("/chain/a")
+	delete(want, "/chain/a")
+	agree(t, want.and(pairs{"/last": "!"}), opened, host)
+	eventually(t, func() string {
+		if opened.stats().Dirty {
+			return "the store is still marked dirty"
+		}
+		return ""
+	})
+}
+
 // The old module, when it repairs a store with missing blocks, writes the height of a
 // block it fetched into the row of the head above. A replica that believed the row
 // would give new writes too low a priority, and they would lose against old ones.
