@@ -27,6 +27,7 @@ type committer struct {
 	grown    atomic.Int64  // by how many blocks the unnamed DAG has, since a checkpoint of it was held
 	cascade  bell          // rings while the merger must go on with what commits have left over
 	recheck  bell          // rings while it must make a commit: a write that failed may have been made, and nobody been told
+	portion  atomic.Int64  // what one commit of a long job does at most, in tests; 0: as much as any may
 
 	turn chan struct{} // holds one token; whoever takes it may commit
 
@@ -78,6 +79,14 @@ func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQ
 	}
 	c.release()
 	return c
+}
+
+// most is how many things of a kind one commit of a long job does, at most: n, but for tests.
+func (c *committer) most(n int) int {
+	if few := c.portion.Load(); few > 0 {
+		return int(few)
+	}
+	return n
 }
 
 // acquire takes the turn.

@@ -167,7 +167,7 @@ func (d *drop) add(ctx context.Context, id blockID) error {
 		}
 	}
 	d.ids, d.size = append(d.ids, id), d.size+int64(len(b.raw))
-	if len(d.ids) < maxGroupBlocks {
+	if len(d.ids) < d.committer.most(maxGroupBlocks) {
 		return nil
 	}
 	return d.remove(ctx)
@@ -179,7 +179,7 @@ func (d *drop) addValue(ctx context.Context, v versionOf) error {
 		return err
 	}
 	d.values = append(d.values, v)
-	if d.bytes += len(v.value); len(d.values) < maxKeptVersions && d.bytes < maxKeptBytes {
+	if d.bytes += len(v.value); len(d.values) < d.committer.most(maxKeptVersions) && d.bytes < maxKeptBytes {
 		return nil
 	}
 	return d.keep(ctx, nil)

@@ -171,7 +171,7 @@ func (c *storeCheck) checkPairs(model modelSet) {
 		got[key] = string(rec.value)
 		checkLosers(c.t, c.r.Datastore.store, key, rec)
 	}
-	if want := model.pairs(); !maps.Equal(got, want) {
+	if want := model.pairs(); !c.early() && !maps.Equal(got, want) {
 		c.t.Errorf("the store holds %d records that differ from the %d pairs that its blocks amount to\nhas  %.500s\nwant %.500s", len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
 	}
 }

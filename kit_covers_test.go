@@ -74,6 +74,17 @@ func (c *storeCheck) covered(id blockID) bool {
 	return slices.ContainsFunc(c.held, func(h *heldCheck) bool { return h.cover[id.inCover()] })
 }
 
+// early reports whether some of a snapshot may be here before its blocks: it is being taken,
+// or was and has been left.
+func (c *storeCheck) early() bool {
+	for id, cp := range c.checkpoints {
+		if cp.state.hides() || cp.done > 0 && !cp.state.held() && c.mark(id).state != complete {
+			return true
+		}
+	}
+	return false
+}
+
 // telling reports whether some blocks that a cover completes have still to hear of that.
 func (c *storeCheck) telling() bool {
 	return slices.ContainsFunc(c.held, func(h *heldCheck) bool { return h.state == checkpointTold })

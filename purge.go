@@ -303,7 +303,7 @@ func (h *purgeHeap) Pop() any {
 func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 	for order := p.order(); len(order) > 0; {
 		n, size := 0, int64(0)
-		for n < min(len(order), maxGroupBlocks) && (n == 0 || size+order[n].size <= maxGroupSize) {
+		for n < min(len(order), p.committer.most(maxGroupBlocks)) && (n == 0 || size+order[n].size <= maxGroupSize) {
 			size += order[n].size
 			n++
 		}

@@ -98,7 +98,7 @@ func (p *purge) keepRemoved(ctx context.Context) error {
 			names = append(names, n)
 		}
 	}
-	for some := range slices.Chunk(names, maxForgotten) {
+	for some := range slices.Chunk(names, p.committer.most(maxForgotten)) {
 		err := p.committer.do(ctx, func(c *commit) error {
 			for _, n := range some {
 				c.set.setTombstone(n, true)

@@ -162,7 +162,7 @@ func (p *purge) forgetVersions(ctx context.Context, purged []*checkpoint) error 
 		if err != nil {
 			return unreadable{err}
 		}
-		if len(portion) >= maxForgotten && v.key != portion[len(portion)-1].key {
+		if len(portion) >= p.committer.most(maxForgotten) && v.key != portion[len(portion)-1].key {
 			if err := flush(); err != nil {
 				return err
 			}

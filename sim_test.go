@@ -26,6 +26,7 @@ import (
 //	simwrites_test.go       the writes, and what must be true after each
 //	simforeign_test.go      a writer that makes blocks in its own way
 //	simcheckpoints_test.go  what two of three seeds have to do with checkpoints
+//	simpurge_test.go        PurgeDAG, on the way and in the end
 //	simcheck_test.go        what must be true in the end
 //	kit_network_test.go     the network and the DAG services, with their faults
 //	kit_stores_test.go      the stores, with theirs
@@ -48,6 +49,7 @@ const hangsAfter = time.Minute
 // steps on the same network, but goroutines that run at the same moment may
 // meet in another order: a replay tries several times.
 func TestSimulation(t *testing.T) {
+	defer smallPages()()
 	s := &simRun{t: t, first: *simFirst, count: uint64(*simSeeds), begun: time.Now()}
 	switch {
 	case *simSeed >= 0:
@@ -89,16 +91,19 @@ func (s *simRun) all() {
 	workers.Wait()
 }
 
-// take returns the next seed, unless all have been run or the time is over.
+// take returns the next seed, unless all have been run, the time is over, or one has
+// failed and -failfast is set.
 func (s *simRun) take() (seed uint64, ok bool) {
 	s.begin.Lock()
 	defer s.begin.Unlock()
-	if s.next >= s.count || *simLong > 0 && time.Since(s.begun) > *simLong {
+	if s.next >= s.count || *simLong > 0 && time.Since(s.begun) > *simLong || s.failed.Load() > 0 && failFast() {
 		return 0, false
 	}
 	s.next++
 	return s.first + s.next - 1, true
 }
+
+func failFast() bool { return flag.Lookup("test.failfast").Value.String() == "true" }
 
 // seed runs one seed in a goroutine of its own, which a failure ends.
 func (s *simRun) seed(seed uint64) {

@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
 )
 
@@ -35,9 +34,13 @@ func (s *simulation) decoder() *blockStore {
 // patience is how long anything may take once all is well: a replica hears of
 // everything within an interval and its jitter, and a request that was made
 // before may take its time and a pause once more.
-// Of dropped blocks it takes a while to find out that they are nowhere.
+// Of dropped blocks it takes a while to find out that they are nowhere, and so it does of
+// pages: those of a checkpoint that nobody else holds go with who has made it.
 func (s *simulation) patience() time.Duration {
 	p := 4*s.interval + 2*s.timeout + 5*time.Second
+	if s.snapshots {
+		p += 2 * pagePatience
+	}
 	if s.drops {
 		p += (maxAttempts+1)*(s.interval+s.timeout) + 2*maxSlowAge
 	}
@@ -62,6 +65,9 @@ func (s *simulation) converge() {
 		if time.Sleep(s.unit / 20); time.Since(s.reminded) > s.interval {
 			s.remind()
 		}
+	}
+	for _, r := range s.replicas {
+		r.hasPurged = false
 	}
 }
 
@@ -198,7 +204,7 @@ func (s *simulation) checkNewcomer() {
 	s.t.Helper()
 	blocks := len(s.replicas[0].merged)
 	r := s.newSimReplica()
-	r.spread, r.uncovers = maxSpread, maxValueBytes
+	r.spread, r.uncovers, r.portion = maxSpread, maxValueBytes, 0
 	r.start()
 	before := r.cost()
 	s.converge()
@@ -206,100 +212,10 @@ func (s *simulation) checkNewcomer() {
 	s.checkAll()
 	maxRequests, maxRows := blocks+blocks/4+16, 40*blocks+200
 	if s.snapshots { // it fetches pages as well, and blocks below which it takes these
-		maxRequests, maxRows = 2*maxRequests, 2*maxRows+1000
+		maxRequests, maxRows = 3*maxRequests, 2*maxRows+1000
 	}
 	if c.requests > maxRequests || c.reads+c.writes > maxRows {
 		s.t.Errorf("a newcomer took %+v for %d blocks", c, blocks)
-	}
-}
-
-// purge has all replicas purge a DAG, while none of them lacks any of it. They go
-// on as if it had never been, until its blocks come again.
-func (s *simulation) purge() {
-	name := pick(s.rng, s.dags...)
-	purged := s.blocksOf(name)
-	s.net.split(s.rng.Perm(len(s.net.nodes))...) // or it would come again from those whose turn has not come
-	for _, r := range s.replicas {
-		for _, want := range []int{len(purged), 0} {
-			if n, err := r.PurgeDAG(ctx, name); err != nil || n > want || n < want && !s.snapshots {
-				s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
-			}
-		}
-		r.forget(purged)
-	}
-	bringBack := s.forget(purged)
-	s.net.split()
-	s.converge()
-	s.checkAll()
-	for range 20 {
-		r := pick(s.rng, s.replicas...)
-		choose(s.rng, writes)(s, r)
-		if s.rng.IntN(10) == 0 {
-			r.stop()
-			r.start()
-		}
-		time.Sleep(pick(s.rng, 0, s.unit))
-	}
-	s.converge()
-	s.checkAll()
-	bringBack()
-	s.converge()
-	s.checkAll()
-}
-
-// blocksOf returns the blocks of a DAG, all of which every replica has merged.
-func (s *simulation) blocksOf(dagName string) map[blockID]bool {
-	ids := make(map[blockID]bool)
-	for id := range s.replicas[0].merged {
-		if s.block(id).delta.dagName == dagName {
-			ids[id] = true
-		}
-	}
-	return ids
-}
-
-// forget removes blocks from all nodes, also those of replicas that have left, and
-// from what is known to the simulation. The foreign writer gets them back, and
-// announces them, when the function that it returns is called.
-func (s *simulation) forget(ids map[blockID]bool) (bringBack func()) {
-	lastWords, foreign, acked := s.lastWords, s.foreign.blocks, maps.Clone(s.acked)
-	s.lastWords = slices.DeleteFunc(slices.Clone(lastWords), func(id blockID) bool { return ids[id] })
-	s.foreign.blocks = slices.DeleteFunc(slices.Clone(foreign), func(b *block) bool { return ids[b.id] })
-	maps.DeleteFunc(s.acked, func(id blockID, _ bool) bool { return ids[id] })
-	s.net.mu.Lock()
-	defer s.net.mu.Unlock()
-	for _, node := range s.net.nodes {
-		maps.DeleteFunc(node.blocks, func(c cid.Cid, _ []byte) bool { id, err := blockIDOf(c); return err == nil && ids[id] })
-	}
-	return func() {
-		s.lastWords, s.foreign.blocks = lastWords, foreign
-		maps.Copy(s.acked, acked)
-		for id := range ids {
-			s.lastWords = append(s.lastWords, id)
-			if err := s.foreign.node.addRaw(id.Cid(), s.block(id).raw); err != nil {
-				s.t.Fatal(err)
-			}
-		}
-		s.remind()
-	}
-}
-
-// forget takes blocks out of the model. What their tombstones have removed of
-// others stays removed.
-func (r *simReplica) forget(ids map[blockID]bool) {
-	r.model = make(modelSet)
-	for id := range r.merged {
-		b := r.s.block(id)
-		if !ids[id] {
-			r.model.merge(b)
-			continue
-		}
-		delete(r.merged, id)
-		for _, t := range b.delta.tombstones {
-			if removed, ok := parseDsKey(t.GetId()); ok && !ids[removed] {
-				r.model.key(t.GetKey()).tombstones[removed] = true
-			}
-		}
 	}
 }
 
@@ -324,9 +240,10 @@ func (s *simulation) checkOneMoreWrite() {
 }
 
 // checkLeft checks what a replica that has left leaves behind. After a failure
-// there may be a queue row of a block that was merged, until its turn comes.
+// there may be a queue row of a block that was merged, until its turn comes, and after
+// a purge some versions are gone that its blocks do not remove.
 func (s *simulation) checkLeft(r *simReplica) {
-	if r.spoilt {
+	if r.spoilt || r.hasPurged {
 		return
 	}
 	bad := s.net.netFaults // which reading pages would suffer from

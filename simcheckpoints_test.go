@@ -24,6 +24,7 @@ var checkpointSteps = []weighted[func(*simulation)]{
 	{6, (*simulation).compact},
 	{1, (*simulation).askRoot},
 	{2, (*simulation).lag},
+	{6, (*simulation).purgeOne},
 	{4, (*simulation).dieSoon},
 }
 
@@ -46,6 +47,14 @@ func (s *simulation) checkpointOptions(o *Options) {
 	if s.drops {
 		o.KeepHistory = pick(s.rng, 0, 0, s.unit, 10*s.unit)
 	}
+}
+
+// smallPages lets the trees of a few entries have several pages, until the function that
+// it returns is called. No other test may run meanwhile.
+func smallPages() (restore func()) {
+	whole := honestSizes
+	honestSizes.least, honestSizes.middle = 200, 500
+	return func() { honestSizes = whole }
 }
 
 // largeValue makes it likely that a snapshot has several pages.
@@ -151,8 +160,12 @@ func (r *simReplica) addCovered(states map[blockID]markState) {
 }
 
 // early reports whether versions may be here before their blocks: a checkpoint is being
-// taken, or was and has been left.
+// taken, or was and has been left. A purge has the same effect, the other way round, until
+// all has come back.
 func (r *simReplica) early(states map[blockID]markState) bool {
+	if r.hasPurged {
+		return true
+	}
 	for id, cp := range r.known() {
 		if cp.state.hides() || cp.done > 0 && !cp.state.held() && states[id] != complete {
 			return true
@@ -173,7 +186,7 @@ func (r *simReplica) checkVersions(states map[blockID]markState) {
 		}
 	}
 	for v := range got {
-		if !want[v] && !(early && !r.merged[v.id]) {
+		if !want[v] && !(early && !r.merged[v.id]) && !r.hasPurged {
 			r.t.Errorf("replica %d has the version %q of %s, merged %v", r.number, v.key, v.id.Cid(), r.merged[v.id])
 		}
 	}
@@ -231,7 +244,8 @@ func (s *simulation) removed(v versionName) bool {
 // logCheckpoints tells what a replica knows of checkpoints, and what it lacks.
 func (r *simReplica) logCheckpoints() {
 	for id, cp := range r.frontier.checkpoints() {
-		r.t.Logf("    checkpoint %s of %q: state %d, height %d, %d entries, %d blocks, done %d", id.Cid(), cp.tip.DAGName, cp.state, cp.tip.Height, cp.snapshot.entries, cp.snapshot.blocks, cp.done)
+		r.t.Logf("    checkpoint %s of %q: state %d, height %d, %d entries, %d blocks, done %d, pages with %v and %v", id.Cid(), cp.tip.DAGName, cp.state, cp.tip.Height,
+			cp.snapshot.entries, cp.snapshot.blocks, cp.done, r.s.whoHas(cp.snapshot.versions), r.s.whoHas(cp.snapshot.cover))
 	}
 	for _, id := range r.fetcher.ids() {
 		m, err := r.Datastore.store.mark(ctx, id)
@@ -256,6 +270,7 @@ func (r *simReplica) busyWithCheckpoints() bool {
 	for _, cp := range r.frontier.checkpoints() {
 		switch cp.state {
 		case checkpointSeen, checkpointHeld, checkpointVoid:
+		case checkpointDropped: // until a further call, if that which dropped it was cut off
 		default:
 			return true
 		}
@@ -354,9 +369,9 @@ func (r *simReplica) checkCover(cp *checkpoint, cover map[blockID]*block) {
 	}
 }
 
-// othersCanServe reports whether others can serve all that a replica knows: they have the blocks,
-// or hold checkpoints in their place.
-func (s *simulation) othersCanServe(leaver *simReplica) bool {
+// othersCanServe reports whether others can serve all that a replica knows of some DAGs: they
+// have the blocks, or hold checkpoints in their place.
+func (s *simulation) othersCanServe(leaver *simReplica, dags ...string) bool {
 	states := leaver.states()
 	served := make(map[blockID]bool)
 	for _, r := range s.replicas {
@@ -368,7 +383,7 @@ func (s *simulation) othersCanServe(leaver *simReplica) bool {
 		}
 	}
 	for id, state := range states {
-		if state.merged() && !served[id] {
+		if state.merged() && !served[id] && slices.Contains(dags, s.block(id).delta.dagName) {
 			return false
 		}
 	}

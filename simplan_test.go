@@ -164,7 +164,10 @@ func (s *simulation) step() {
 		choose(s.rng, s.disturbances)(s)
 	}
 	s.reviveSome()
-	if r := s.anyUp(); r != nil {
+	for _, r := range s.replicas {
+		r.goOnPurging()
+	}
+	if r := s.anyUp(); r != nil && r.purging == nil {
 		choose(s.rng, writes)(s, r)
 	}
 	time.Sleep(pick(s.rng, 0, time.Millisecond, s.unit/10, s.unit/2))
@@ -185,6 +188,7 @@ func (s *simulation) heal() {
 		if r.reap(); r.down {
 			r.start()
 		}
+		r.goOnPurging()
 	}
 	synctest.Wait()
 	s.remind()

@@ -27,13 +27,16 @@ type simReplica struct {
 	joiner bool          // its broadcaster is a JoinNotifier
 	slow   time.Duration // of each hook
 
-	spread, uncovers int // as in committer
+	spread, uncovers, portion int // as in committer
 
 	down   bool // no process runs
 	sleeps int  // for so many steps none is started
 	spoilt bool // the store has failed some time, or a process was killed
 	peer   *simPeer
 	mirror *mirror
+
+	purging   *string // a DAG that it has begun to purge, on the way
+	hasPurged bool    // one, since all had the same
 
 	merged map[blockID]bool // blocks that it has been seen to have merged
 	model  modelSet         // of these
@@ -51,6 +54,7 @@ func (s *simulation) newSimReplica(change ...func(*Options)) *simReplica {
 		spread:  pick(s.rng, 1, 5, maxSpread, maxSpread),
 
 		uncovers: pick(s.rng, 0, 100, maxValueBytes),
+		portion:  pick(s.rng, 0, 1, 2, 5),
 
 		down:   true,
 		merged: make(map[blockID]bool),
@@ -95,6 +99,7 @@ func (r *simReplica) start() {
 	tags := rand.New(rand.NewPCG(r.s.rng.Uint64(), 0)) // the same ids in each run of a seed
 	m.Datastore.blocks.newTag = func() []byte { return binary.BigEndian.AppendUint64(nil, tags.Uint64()) }
 	r.limitCommits(r.spread, r.uncovers)
+	m.committer.portion.Store(int64(r.portion))
 	r.checkReopened()
 	mirror.begin(r.pairs())
 	close(peer.up)
@@ -141,6 +146,7 @@ func (r *simReplica) stop() {
 func (r *simReplica) look() (pairs map[string]string, early bool) {
 	r.t.Helper()
 	states := r.states()
+	r.noticeGone(states)
 	for id := range r.merged {
 		if !states[id].merged() {
 			r.t.Errorf("replica %d has lost block %s: its mark is %d", r.number, id.Cid(), states[id])

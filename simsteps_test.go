@@ -127,7 +127,7 @@ func (s *simulation) leave() {
 	s.checkLeft(r)
 	s.replicas = slices.DeleteFunc(s.replicas, func(other *simReplica) bool { return other == r })
 	if s.drops {
-		r.node.gone = s.othersCanServe(r)
+		r.node.gone = s.othersCanServe(r, s.dags...)
 		return
 	}
 	s.net.mu.Lock()

@@ -217,7 +217,7 @@ const (
 
 func (w *rowWriter) add(ctx context.Context, r row) error {
 	w.rows = append(w.rows, r)
-	if w.bytes += len(r.value); len(w.rows) < maxRowsApart && w.bytes < maxBytesApart {
+	if w.bytes += len(r.value); len(w.rows) < w.committer.most(maxRowsApart) && w.bytes < maxBytesApart {
 		return nil
 	}
 	return w.flush(ctx)

@@ -198,7 +198,7 @@ func (c *checkpointer) surveyCover(ctx context.Context, cp *checkpoint) (some bo
 // addEntries merges the entries of a snapshot, from where it was left. some: any of
 // the blocks of the cover may have been merged.
 func (c *checkpointer) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
-	var part takenPart
+	part := takenPart{most: c.committer.most(maxTakenEntries)}
 	for e, err := range c.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done) {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errLeft, err)
@@ -207,7 +207,7 @@ func (c *checkpointer) addEntries(ctx context.Context, cp *checkpoint, some bool
 			if err := c.addPart(ctx, cp.id, &part, some); err != nil {
 				return err
 			}
-			part = takenPart{}
+			part = takenPart{most: part.most}
 		}
 		part.add(e)
 	}
@@ -219,6 +219,7 @@ func (c *checkpointer) addEntries(ctx context.Context, cp *checkpoint, some bool
 
 // A takenPart is the entries that one commit adds.
 type takenPart struct {
+	most    int // entries, as a rule
 	entries []*entry
 	keys    []string // different ones
 	size    int
@@ -247,7 +248,7 @@ func (p *takenPart) isFull(next *entry) bool {
 	if p.last() == next.key {
 		n = 2
 	}
-	return len(p.entries) >= n*maxTakenEntries || p.size >= n*maxTakenBytes
+	return len(p.entries) >= n*p.most || p.size >= n*maxTakenBytes
 }
 
 func (c *checkpointer) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {

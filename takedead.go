@@ -26,7 +26,7 @@ func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 		if err == nil {
 			err = scan.look(ctx, e)
 		}
-		if err == nil && (len(scan.dead) >= maxDead || scan.size >= maxTakenBytes) {
+		if err == nil && (len(scan.dead) >= c.committer.most(maxDead) || scan.size >= maxTakenBytes) {
 			err = c.removeDeadOf(ctx, scan)
 		}
 		if err != nil {
@@ -38,7 +38,7 @@ func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 
 // removeDeadOf removes what a scan has found, in commits of bounded size.
 func (c *checkpointer) removeDeadOf(ctx context.Context, s *deadScan) error {
-	for some := range slices.Chunk(s.dead, maxDead) {
+	for some := range slices.Chunk(s.dead, c.committer.most(maxDead)) {
 		err := c.commit(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
 			for _, v := range s.heirs {
 				if err := now.set.keepValue(ctx, v); err != nil {

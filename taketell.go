@@ -51,7 +51,7 @@ func (c *checkpointer) eachCovered(ctx context.Context, cp *checkpoint, prefix s
 		if err != nil {
 			return err
 		}
-		if some = append(some, r); len(some) < most {
+		if some = append(some, r); len(some) < c.committer.most(most) {
 			continue
 		}
 		if err := settle(); err != nil {

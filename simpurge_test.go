@@ -1,0 +1,161 @@
+package crdt
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	cid "github.com/ipfs/go-cid"
+)
+
+// A purge on the way is one of a single replica, while others have all of the DAG: it
+// comes back. A call that fails may have forgotten a part, and is made again before the
+// replica writes.
+
+// purgeOne has a replica purge a DAG.
+func (s *simulation) purgeOne() {
+	s.someUp(func(r *simReplica) {
+		if dag := pick(s.rng, s.dags...); r.purging == nil && s.othersCanServe(r, dag) {
+			r.purging, r.hasPurged = &dag, true
+			r.goOnPurging()
+		}
+	})
+}
+
+// goOnPurging makes a call once more that has failed.
+func (r *simReplica) goOnPurging() {
+	if r.down || r.purging == nil {
+		return
+	}
+	err := r.tryToPurge()
+	r.t.Logf("replica %d has purged %q: %v", r.number, *r.purging, err)
+	if err != nil {
+		if r.spoilt = true; r.s.well {
+			r.t.Errorf("replica %d: a purge fails though all is well: %s", r.number, err)
+		}
+		return
+	}
+	r.must(r.committer.acquire(ctx))
+	defer r.committer.release()
+	r.noticeGone(r.states())
+	r.purging = nil
+}
+
+func (r *simReplica) tryToPurge() error {
+	if !r.s.well {
+		ctx, cancel := r.s.someTime()
+		defer cancel()
+		_, err := r.PurgeDAG(ctx, *r.purging)
+		return err
+	}
+	_, err := r.PurgeDAG(ctx, *r.purging)
+	if err != nil && r.IsDirty(ctx) { // what it has purged may be taken for gaps
+		r.must(r.Repair(ctx))
+		_, err = r.PurgeDAG(ctx, *r.purging)
+	}
+	return err
+}
+
+// noticeGone takes those blocks out of the model that a purge has forgotten.
+func (r *simReplica) noticeGone(states map[blockID]markState) {
+	gone := make(map[blockID]bool)
+	for id := range r.merged {
+		if r.purging != nil && !states[id].merged() && r.s.block(id).delta.dagName == *r.purging {
+			gone[id] = true
+		}
+	}
+	r.forget(gone)
+}
+
+// purge has all replicas purge a DAG, while none of them lacks any of it. They go
+// on as if it had never been, until its blocks come again.
+func (s *simulation) purge() {
+	name := pick(s.rng, s.dags...)
+	purged := s.blocksOf(name)
+	s.net.split(s.rng.Perm(len(s.net.nodes))...) // or it would come again from those whose turn has not come
+	for _, r := range s.replicas {
+		for _, want := range []int{len(purged), 0} {
+			if n, err := r.PurgeDAG(ctx, name); err != nil || n > want || n < want && !s.snapshots {
+				s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
+			}
+		}
+		r.forget(purged)
+	}
+	bringBack := s.forget(purged)
+	s.net.split()
+	s.converge()
+	s.checkAll()
+	for range 20 {
+		r := pick(s.rng, s.replicas...)
+		choose(s.rng, writes)(s, r)
+		if s.rng.IntN(10) == 0 {
+			r.stop()
+			r.start()
+		}
+		time.Sleep(pick(s.rng, 0, s.unit))
+	}
+	s.converge()
+	s.checkAll()
+	bringBack()
+	s.converge()
+	s.checkAll()
+}
+
+// blocksOf returns the blocks of a DAG, all of which every replica has merged.
+func (s *simulation) blocksOf(dagName string) map[blockID]bool {
+	ids := make(map[blockID]bool)
+	for id := range s.replicas[0].merged {
+		if s.block(id).delta.dagName == dagName {
+			ids[id] = true
+		}
+	}
+	return ids
+}
+
+// forget removes blocks from all nodes, also those of replicas that have left, and
+// from what is known to the simulation. The foreign writer gets them back, and
+// announces them, when the function that it returns is called.
+func (s *simulation) forget(ids map[blockID]bool) (bringBack func()) {
+	lastWords, foreign, acked := s.lastWords, s.foreign.blocks, maps.Clone(s.acked)
+	s.lastWords = slices.DeleteFunc(slices.Clone(lastWords), func(id blockID) bool { return ids[id] })
+	s.foreign.blocks = slices.DeleteFunc(slices.Clone(foreign), func(b *block) bool { return ids[b.id] })
+	maps.DeleteFunc(s.acked, func(id blockID, _ bool) bool { return ids[id] })
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	for _, node := range s.net.nodes {
+		maps.DeleteFunc(node.blocks, func(c cid.Cid, _ []byte) bool { id, err := blockIDOf(c); return err == nil && ids[id] })
+	}
+	return func() {
+		s.lastWords, s.foreign.blocks = lastWords, foreign
+		maps.Copy(s.acked, acked)
+		for id := range ids {
+			s.lastWords = append(s.lastWords, id)
+			if err := s.foreign.node.addRaw(id.Cid(), s.block(id).raw); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+		s.remind()
+	}
+}
+
+// forget takes blocks out of the model. What their tombstones have removed of
+// others stays removed.
+func (r *simReplica) forget(ids map[blockID]bool) {
+	if len(ids) == 0 {
+		return
+	}
+	r.model = make(modelSet)
+	for id := range r.merged {
+		b := r.s.block(id)
+		if !ids[id] {
+			r.model.merge(b)
+			continue
+		}
+		delete(r.merged, id)
+		for _, t := range b.delta.tombstones {
+			if removed, ok := parseDsKey(t.GetId()); ok && !ids[removed] {
+				r.model.key(t.GetKey()).tombstones[removed] = true
+			}
+		}
+	}
+}
