@@ -361,8 +361,8 @@
 //     block go out in several blocks of one commit, the losers' in the last ones:
 //     readers who come from the top never see an old value come back.
 //  6. Hooks run once per change, in commit order, after the commit, with no lock held:
-//     they may call the datastore, except Close, Repair, PurgeDAG, Checkpoint and
-//     Compact. If a removal uncovers another version, DeleteHook is called and then
+//     they may call the datastore, except Close, Repair, PurgeDAG, Checkpoint, Compact
+//     and StateRoot. If a removal uncovers another version, DeleteHook is called and then
 //     PutHook; if the same commit adds one that wins, PutHook alone. Writes that wait
 //     for hooks cannot deadlock them: one that a hook makes itself does not wait, and
 //     any other for a second at most while no hook returns.

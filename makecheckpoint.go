@@ -53,7 +53,7 @@ func (d *Datastore) checkpoint(ctx context.Context, dagName string) (head Head, 
 // blocks below which some are still missing do not count, though their pairs show. Like
 // Checkpoint it reads what has come since the last checkpoint, waits for one that is being
 // made or taken, and fails where that does; it writes nothing, so that what it names need
-// not be anywhere.
+// not be anywhere. It must not be called by a hook.
 func (d *Datastore) StateRoot(ctx context.Context) (_ cid.Cid, err error) {
 	ctx, end, err := d.begin(ctx)
 	if err != nil {

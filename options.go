@@ -26,8 +26,9 @@ type Options struct {
 	// PutHook is called with every pair that becomes visible, written here or
 	// elsewhere. Hooks run one at a time, in commit order, after the commit
 	// and without any lock held: a hook may use the datastore, but must not
-	// close, repair or purge it, nor make checkpoints or drop history. A Put has normally run its own hook when it
-	// returns; when another hook is running already, that may be a little later.
+	// close, repair or purge it, nor make checkpoints, drop history or ask for its
+	// state root. A Put has normally run its own hook when it returns; when another
+	// hook is running already, that may be a little later.
 	//
 	// When much waits for slow hooks, writes return late: when the hooks have
 	// caught up, ctx ends, or no hook has returned for a second. Those that a hook
