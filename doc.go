@@ -402,7 +402,8 @@
 //     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
 //   - What a fold reads is sorted in up to 64 MiB, and then in temporary files
 //     (sorter.go). The ids of the blocks since the last checkpoint are kept in memory
-//     meanwhile, some 100 bytes each (foldwalk.go). To remove losers, and in a take, it is
+//     meanwhile, some 100 bytes each (foldwalk.go). To check a checkpoint, up to 64 Ki
+//     blocks are read that another one covers (verify.go). To remove losers, and in a take, it is
 //     kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoint.go). Of those that are held stay, in each DAG, those that no other one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 )
 
@@ -29,8 +30,13 @@ type folded struct {
 }
 
 // fold makes the snapshot of some heads, and gives its pages to a sink.
-func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (f *folded, err error) {
-	err = c.walk(ctx, dagName, heads, func(w *foldWalk) error {
+func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
+	return c.foldWithin(ctx, dagName, heads, to, math.MaxInt)
+}
+
+// foldWithin is fold, but fails rather than read more blocks than a limit in the second round.
+func (c *checkpointer) foldWithin(ctx context.Context, dagName string, heads []blockID, to pageSink, limit int) (f *folded, err error) {
+	err = c.walk(ctx, dagName, heads, limit, func(w *foldWalk) error {
 		f, err = w.fold(ctx, to)
 		return err
 	})
@@ -39,7 +45,7 @@ func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID
 
 // foldVersions makes the versions tree of some heads alone.
 func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
-	err = c.walk(ctx, dagName, heads, func(w *foldWalk) error {
+	err = c.walk(ctx, dagName, heads, math.MaxInt, func(w *foldWalk) error {
 		root, err = w.foldVersions(ctx, to)
 		return err
 	})
@@ -48,23 +54,23 @@ func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads [
 
 // walk walks down from some heads, and has what it finds folded. Where pages of the bases
 // are lost, it begins again without any: the blocks may all be here.
-func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID, fold func(*foldWalk) error) error {
+func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(*foldWalk) error) error {
 	known := c.committer.frontier.checkpoints()
-	err := c.walkTo(ctx, known, dagName, heads, fold)
+	err := c.walkTo(ctx, known, dagName, heads, limit, fold)
 	if !errors.Is(err, errNoPage) || ctx.Err() != nil {
 		return err
 	}
 	c.log.Warnf("reading all blocks of DAG %q for a checkpoint, as the last one is not all here: %s", dagName, err)
 	known = maps.Clone(known)
 	maps.DeleteFunc(known, func(_ blockID, cp *checkpoint) bool { return cp.tip.DAGName == dagName })
-	if again := c.walkTo(ctx, known, dagName, heads, fold); again != nil {
+	if again := c.walkTo(ctx, known, dagName, heads, limit, fold); again != nil {
 		return fmt.Errorf("%w; %w", again, err)
 	}
 	return nil
 }
 
-func (c *checkpointer) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, fold func(*foldWalk) error) error {
-	w := newFoldWalk(c.store, c.blocks, known, dagName)
+func (c *checkpointer) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(*foldWalk) error) error {
+	w := newFoldWalk(c.store, c.blocks, known, dagName, limit)
 	defer w.changes.close()
 	if err := w.run(ctx, heads); err != nil {
 		return err

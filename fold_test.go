@@ -275,7 +275,7 @@ func TestFoldTakesRunsFromAFile(t *testing.T) {
 	for range 300 {
 		w.grow()
 	}
-	walk := newFoldWalk(w.store, w.checkpointer.blocks, nil, "")
+	walk := newFoldWalk(w.store, w.checkpointer.blocks, nil, "", 0)
 	walk.changes.limit = 1000
 	defer walk.changes.close()
 	w.must(walk.run(ctx, w.tops("")))

@@ -31,6 +31,7 @@ type foldWalk struct {
 
 	traversal traversal
 	second    bool              // it is the second round
+	limit     int               // how many blocks may be read in it
 	aside     map[blockID]bool  // links into covers
 	doubtful  []blockID         // blocks that are fresh if no base covers them
 	gone      map[blockID]error // blocks that could not be had in it
@@ -54,13 +55,14 @@ func cannotFold(id blockID, why error) error {
 var (
 	errNotComplete = errors.New("it has not been merged here, with all that is below it: repair the datastore first")
 	errIsDropped   = errors.New("it has been dropped, or was never here, as a checkpoint covers it")
+	errLongWay     = errors.New("it is one of many in the cover of a checkpoint that is not below the heads")
 	errIsSummary   = errors.New("it is a summary, as old peers write them, and does not say what there was")
 )
 
 // foldPatience is how long a block is waited for. It should be here.
 const foldPatience = 10 * time.Second
 
-func newFoldWalk(store *rowStore, blocks *blockStore, known checkpoints, dagName string) *foldWalk {
+func newFoldWalk(store *rowStore, blocks *blockStore, known checkpoints, dagName string, limit int) *foldWalk {
 	w := &foldWalk{
 		store:   store,
 		blocks:  blocks,
@@ -70,6 +72,7 @@ func newFoldWalk(store *rowStore, blocks *blockStore, known checkpoints, dagName
 		gone:    make(map[blockID]error),
 		bases:   make(checkpoints),
 		changes: newSorter(),
+		limit:   limit,
 	}
 	others := make(checkpoints)
 	for id, cp := range known {
@@ -164,7 +167,9 @@ func (w *foldWalk) visit(ctx context.Context, id blockID, b *block, err error) e
 		return cannotFold(id, errNotComplete)
 	}
 	if w.second {
-		w.doubtful = append(w.doubtful, id)
+		if w.doubtful = append(w.doubtful, id); len(w.doubtful) > w.limit {
+			return cannotFold(id, errLongWay)
+		}
 	} else {
 		w.fresh = append(w.fresh, id.inCover())
 	}

@@ -166,12 +166,17 @@ func (c *checkpointer) discard(ctx context.Context, s snapshotName) error {
 	return c.finishPages(ctx)
 }
 
+// maxOldBlocks is how many blocks that a held checkpoint covers are read to check another:
+// those since the one that both are built on, if they were made at the same time. A peer
+// can make one of a single block of long ago, which is not worth reading all history for.
+const maxOldBlocks = 64 << 10
+
 // refold makes the snapshot of the heads of a checkpoint.
 func (c *checkpointer) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
 	if same := c.committer.frontier.checkpoints().sameHeads(cp); same != nil {
 		return &folded{snapshot: same.snapshot, segments: same.segments, taken: same.taken}, nil
 	}
-	return c.fold(ctx, cp.tip.DAGName, cp.links, c.blocks)
+	return c.foldWithin(ctx, cp.tip.DAGName, cp.links, c.blocks, maxOldBlocks)
 }
 
 // agree returns the segments of a checkpoint's cover, all of whose pages are here, if its

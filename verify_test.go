@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -179,4 +180,21 @@ func TestCheckpointThatCannotBeCheckedIsUndecided(t *testing.T) {
 	if next, err := w.nextToVerify(ctx); next == nil || err != nil {
 		t.Errorf("it is not to be tried again: %v", err)
 	}
+}
+
+// To check a checkpoint made of a block of long ago would be to read all history.
+func TestOldBlocksAreReadWithinALimit(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	for i := range 20 {
+		r.put(fmt.Sprint("/", i), "v")
+	}
+	long := r.head()
+	r.put("/last", "v")
+	r.checkpoint()
+	_, err := r.checkpointer.foldWithin(ctx, "", []blockID{idOf(long)}, noPages{}, 19)
+	if !errors.Is(err, errLongWay) {
+		t.Errorf("20 blocks are read: %v", err)
+	}
+	_, err = r.checkpointer.foldWithin(ctx, "", []blockID{idOf(long)}, noPages{}, 20)
+	r.must(err)
 }
