@@ -126,28 +126,6 @@ func laggardTakes(t *testing.T) {
 	}
 }
 
-// A replica that has lost the block of a version that loses, as one that went back to an
-// old copy of its store may, shows the version when a checkpoint says that it wins.
-func TestTakeUncoversAVersionWhoseBlockIsLost(t *testing.T) {
-	synctest.Test(t, takeUncoversALostBlock)
-}
-
-func takeUncoversALostBlock(t *testing.T) {
-	s := newTakeTest(t, func(r *replica) { r.put("/k", "old"); r.put("/k", "new") })
-	r := s.net.newReplica(t, patientRequests)
-	s.catchUp(t, r)
-	for _, id := range s.author.snapshot("").cover {
-		r.must(r.node.Remove(ctx, id.Cid()))
-	}
-	s.author.removeWinner("/k")
-	c := s.checkpoint(t)
-	r.node.deliver(announcement(c))
-	r.awaitCheckpoint(c, checkpointHeld)
-	if got := r.get("/k"); got != "old" {
-		t.Errorf("it has %q, want %q", got, "old")
-	}
-}
-
 // What is missing is nowhere, at whatever height it was said to be.
 func TestTakeBelowOddHeights(t *testing.T) { synctest.Test(t, takeBelowOddHeights) }
 

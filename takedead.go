@@ -26,7 +26,7 @@ func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 		if err == nil {
 			err = scan.look(ctx, e)
 		}
-		if err == nil && (len(scan.dead) >= c.committer.most(maxDead) || scan.size >= maxTakenBytes) {
+		if err == nil && len(scan.dead) >= c.committer.most(maxDead) {
 			err = c.removeDeadOf(ctx, scan)
 		}
 		if err != nil {
@@ -40,11 +40,6 @@ func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 func (c *checkpointer) removeDeadOf(ctx context.Context, s *deadScan) error {
 	for some := range slices.Chunk(s.dead, c.committer.most(maxDead)) {
 		err := c.commit(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
-			for _, v := range s.heirs {
-				if err := now.set.keepValue(ctx, v); err != nil {
-					return err
-				}
-			}
 			for _, n := range some {
 				if err := now.set.remove(ctx, n.key, n.id, now.dag.merged); err != nil {
 					return err
@@ -56,7 +51,7 @@ func (c *checkpointer) removeDeadOf(ctx context.Context, s *deadScan) error {
 			return err
 		}
 	}
-	s.dead, s.heirs, s.size = s.dead[:0], s.heirs[:0], 0
+	s.dead = s.dead[:0]
 	return nil
 }
 
@@ -66,11 +61,7 @@ type deadScan struct {
 	of       *checkpoint
 	versions *versionCursor
 	dags     *dagFinder
-
-	// Found since the last commit:
-	dead  []versionName
-	heirs []versionOf // of their keys, those that may win instead: their blocks may be lost
-	size  int         // of these
+	dead     []versionName // found since the last commit
 }
 
 // look notes the versions to remove of the key of a record.
@@ -84,9 +75,8 @@ func (s *deadScan) look(ctx context.Context, record query.Entry) error {
 	if err != nil {
 		return err
 	}
-	found := len(s.dead)
 	for _, id := range here {
-		if live[id] != nil {
+		if live[id] {
 			continue
 		}
 		dead, err := s.hasRemoved(ctx, id)
@@ -96,9 +86,6 @@ func (s *deadScan) look(ctx context.Context, record query.Entry) error {
 		if dead {
 			s.dead = append(s.dead, versionName{key, id})
 		}
-	}
-	if len(s.dead) > found {
-		s.noteHeirs(live)
 	}
 	return nil
 }
@@ -117,26 +104,12 @@ func (s *deadScan) hasRemoved(ctx context.Context, id blockID) (bool, error) {
 	return err == nil, err
 }
 
-// noteHeirs notes which versions of a key are the best that the snapshot has.
-func (s *deadScan) noteHeirs(live map[blockID]*entry) {
-	var top uint64
-	for _, e := range live {
-		top = max(top, e.priority)
-	}
-	for _, e := range live {
-		if e.priority == top {
-			s.heirs = append(s.heirs, versionOf{e.key, version{id: e.id, priority: e.priority, value: e.value}})
-			s.size += len(e.value)
-		}
-	}
-}
-
 // liveOf returns the versions of a key that the snapshot has. The keys come in order.
-func (s *deadScan) liveOf(key string) (live map[blockID]*entry, err error) {
+func (s *deadScan) liveOf(key string) (live map[blockID]bool, err error) {
 	v := s.versions
 	for ; v.at != nil && v.at.key <= key; v.advance() {
 		if v.at.key == key {
-			setIn(&live, v.at.id, v.at)
+			setIn(&live, v.at.id, true)
 		}
 	}
 	if v.err != nil {
