@@ -28,9 +28,8 @@ type Compaction struct {
 // Options.WalkHistory, do not catch up any more.
 //
 // It may run beside reads and writes, for as long as it takes. When it is cut off, what
-// has been dropped is counted, and a further call goes on. A block that cannot be read
-// stays, and is told of in the error once all others are gone. It must not be called by
-// a hook.
+// has been dropped is counted, and a further call goes on. A block that is lost is dropped
+// as well, as the checkpoint has its values. It must not be called by a hook.
 func (d *Datastore) Compact(ctx context.Context) (Compaction, error) { return d.compact(ctx, "") }
 
 // CompactDAG does what Compact does for the DAG of a name.
@@ -70,8 +69,11 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (done Compactio
 // once more.
 type drop struct {
 	*checkpointer
+	below  []*checkpoint // what these cover is dropped
+	reader briefReader
+	lost   map[blockID]bool // blocks that it could not read
 	done   Compaction
-	unread error // of the first block or page that could not be read
+	unread error // of a page that could not be read
 
 	// The next portion:
 	ids    []blockID
@@ -92,15 +94,19 @@ const (
 	maxKeptBytes    = 1 << 20
 )
 
-// drop drops what those checkpoints of a DAG cover that were held at some time. What cannot
-// be read stays until a further one.
+func (c *checkpointer) newDrop(below []*checkpoint) *drop {
+	return &drop{checkpointer: c, below: below, reader: briefReader{blocks: c.blocks}}
+}
+
+// drop drops what those checkpoints of a DAG cover that were held at some time. What lost
+// pages would tell of stays until a further one.
 func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
-	d := &drop{checkpointer: c}
-	if below := segmentsOf(slices.Values(c.committer.frontier.checkpoints().heldAt(dagName, at))); len(below) > 0 {
-		if err := d.dropBlocks(ctx, below); err != nil {
+	d := c.newDrop(c.committer.frontier.checkpoints().heldAt(dagName, at))
+	if len(d.below) > 0 {
+		if err := d.dropBlocks(ctx); err != nil {
 			return d.done, d.unread, err
 		}
-		if err := d.supersede(ctx, below); err != nil {
+		if err := d.supersede(ctx, segmentsOf(slices.Values(d.below))); err != nil {
 			return d.done, d.unread, err
 		}
 	}
@@ -126,8 +132,9 @@ func (all checkpoints) heldAt(dagName string, at time.Time) (held []*checkpoint)
 // wrong.
 func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld && !cp.disputed }
 
-// dropBlocks drops the blocks that have a row and are in some segments.
-func (d *drop) dropBlocks(ctx context.Context, below []segment) error {
+// dropBlocks drops the blocks that have a row and are covered.
+func (d *drop) dropBlocks(ctx context.Context) error {
+	below := segmentsOf(slices.Values(d.below))
 	for e, err := range d.store.rowsOf(ctx, d.store.keys.blocks, 1, true) {
 		if err != nil {
 			return err
@@ -138,7 +145,10 @@ func (d *drop) dropBlocks(ctx context.Context, below []segment) error {
 			}
 		}
 	}
-	return d.remove(ctx)
+	if err := d.remove(ctx); err != nil {
+		return err
+	}
+	return d.dropLost(ctx)
 }
 
 // addIf adds a block that is complete and in some segments.
@@ -156,17 +166,24 @@ func (d *drop) addIf(ctx context.Context, id blockID, below []segment) error {
 
 // add adds a block to the portion, and drops that once it is large enough.
 func (d *drop) add(ctx context.Context, id blockID) error {
-	b, err := d.blocks.getMerged(ctx, id)
-	if err != nil {
-		d.unread = cmp.Or(d.unread, fmt.Errorf("crdt: a block cannot be dropped: %w", err))
+	b, err := d.reader.getMerged(ctx, id)
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err != nil:
+		return d.lose(ctx, id)
 	}
 	for key, l := range b.versions() {
 		if err := d.addValue(ctx, versionOf{key, l.version}); err != nil {
 			return err
 		}
 	}
-	d.ids, d.size = append(d.ids, id), d.size+int64(len(b.raw))
+	return d.addBlock(ctx, id, len(b.raw))
+}
+
+// addBlock adds a block whose values have been added.
+func (d *drop) addBlock(ctx context.Context, id blockID, size int) error {
+	d.ids, d.size = append(d.ids, id), d.size+int64(size)
 	if len(d.ids) < d.committer.most(maxGroupBlocks) {
 		return nil
 	}

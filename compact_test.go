@@ -240,25 +240,46 @@ func (r *replica) tryRemoveWinner(key string) error {
 	return err
 }
 
-// A block that cannot be read stays, and keeps no other from being dropped.
-func TestCompactPassesOverALostBlock(t *testing.T) {
+// Blocks that are lost go as well: the checkpoint has their values.
+func TestCompactDropsLostBlocks(t *testing.T) {
 	r := newTestNet().newReplica(t)
-	r.put("/a", "1")
+	r.put("/k", "loser")
 	lost := r.head()
-	r.put("/b", "2")
+	r.put("/k", "winner")
 	r.put("/c", "3")
-	c := r.checkpoint()
-	raw := r.node.blocks[lost]
+	c := r.untidyCheckpoint()
 	r.reopenWith(localDAG{r.node}, nil)
 	r.must(r.node.Remove(ctx, lost))
-	if done, err := r.Compact(ctx); done.Blocks != 2 || err == nil {
-		t.Errorf("Compact: %+v, %v", done, err)
-	}
-	r.must(r.node.addRaw(lost, raw))
-	if done := r.compact(); done.Blocks != 1 {
-		t.Errorf("Compact once more: %+v", done)
+	if done := r.compact(); done.Rows != 3 {
+		t.Errorf("Compact: %+v", done)
 	}
 	r.checkDropped(c.Cid)
+	r.removeWinner("/k")
+	if got := r.get("/k"); got != "loser" {
+		t.Errorf("Get: %q", got)
+	}
+}
+
+// Of blocks that are lost none takes long: what they gave to keys is in the snapshot.
+func TestCompactOfAnOldCopyOfTheDatastore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t, silent, func(o *Options) { o.DAGSyncerTimeout = 5 * time.Minute })
+		r.overwrite(0, 60)
+		r.checkpoint()
+		for _, b := range r.blocksBelow("", r.checkpointer.headsToFold("").ids()) {
+			if len(b.links) > 0 && b.delta.snapshot == nil {
+				r.must(r.node.Remove(ctx, b.id.Cid()))
+			}
+		}
+		want, begun := r.pairs(), time.Now()
+		r.compact()
+		if took := time.Since(begun); took > time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		if got := r.pairs(); !maps.Equal(got, want) {
+			t.Errorf("has %v, want %v", got, want)
+		}
+	})
 }
 
 // Wherever a replica dies amid Compact, the next run goes on, and nothing is lost.

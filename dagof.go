@@ -2,7 +2,6 @@ package crdt
 
 import (
 	"context"
-	"time"
 )
 
 // A dagFinder finds out to which DAG merged blocks belong: their marks do not say so. Where
@@ -12,29 +11,23 @@ type dagFinder struct {
 	held      []*checkpoint      // when it began
 	only      *string            // the only DAG; nil: there are others
 	read      map[blockID]string // up to maxFoundDAGs
-	patience  time.Duration      // that is left
+	reader    briefReader
 }
 
-const (
-	maxFoundDAGs = 64 << 10
-	dagPatience  = 10 * time.Second       // for blocks that cannot be read, all in all
-	dagBriefly   = 100 * time.Millisecond // for each, once that has passed
-)
+const maxFoundDAGs = 64 << 10
 
 // newDAGFinder makes one for those who are alone in it, for blocks of a DAG mostly.
 func newDAGFinder(c *committer, dagName string) *dagFinder {
-	f := &dagFinder{committer: c, only: &dagName, read: make(map[blockID]string), patience: dagPatience}
+	f := &dagFinder{committer: c, only: &dagName, read: make(map[blockID]string), reader: briefReader{blocks: c.blocks}}
 	heads, pendingHeads := c.frontier.tips()
 	for _, tops := range []tips{heads, pendingHeads} {
 		for _, v := range tops {
 			f.thereIs(v.DAGName)
 		}
 	}
-	for _, cp := range c.frontier.checkpoints() {
-		if cp.state.held() {
-			f.held = append(f.held, cp)
-			f.thereIs(cp.tip.DAGName)
-		}
+	for _, cp := range c.frontier.checkpoints().held() {
+		f.held = append(f.held, cp)
+		f.thereIs(cp.tip.DAGName)
 	}
 	return f
 }
@@ -68,12 +61,8 @@ func (f *dagFinder) dagOf(ctx context.Context, id blockID) (name string, known b
 }
 
 func (f *dagFinder) readDAG(ctx context.Context, id blockID) (name string, known bool, err error) {
-	began := time.Now()
-	soon, cancel := context.WithTimeout(ctx, max(f.patience, dagBriefly))
-	defer cancel()
-	b, err := f.committer.blocks.getMerged(soon, id)
+	b, err := f.reader.getMerged(ctx, id)
 	if err != nil {
-		f.patience -= time.Since(began)
 		return "", false, ctx.Err()
 	}
 	if len(f.read) == maxFoundDAGs {

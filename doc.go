@@ -198,8 +198,9 @@
 //	        +--------------------------> held <------------+
 //	                                       |
 //	                                       v
-//	compact.go, keephistory.go      drop the blocks below it, and
-//	thinout.go, release.go          the checkpoints that it covers
+//	compact.go, droplost.go,        drop the blocks below it, and
+//	keephistory.go, thinout.go,     the checkpoints that it covers
+//	release.go
 //
 // checkpointer.go has one of these jobs done at a time, of each kind one in turn: dropping
 // waits for a single check and a single take at most. Taking and dropping go on after a

@@ -43,8 +43,8 @@ func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
 	if len(held) == 0 {
 		return 0, nil
 	}
-	d := &drop{checkpointer: p.checkpointer}
-	if err = d.dropBlocks(ctx, segmentsOf(slices.Values(held))); err == nil {
+	d := p.checkpointer.newDrop(held)
+	if err = d.dropBlocks(ctx); err == nil {
 		err = d.unread
 	}
 	return d.done.Blocks, err

@@ -104,7 +104,11 @@ func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
 	if err == nil {
 		return nil
 	}
-	c.log.Infof("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), err)
+	log := c.log.Warnf
+	if errors.Is(err, errIsDropped) {
+		log = c.log.Infof // as a rule a later one covers both
+	}
+	log("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), err)
 	known := c.committer.frontier.checkpoints()
 	maps.DeleteFunc(c.undecided, func(id blockID, _ time.Time) bool { return known[id] == nil })
 	setIn(&c.undecided, cp.id, known.newestHold())
