@@ -2,7 +2,6 @@ package crdt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -98,16 +97,14 @@ func (cp *checkpoint) hasPages() bool { return cp.state == checkpointTaking || !
 // pagesOfNone returns the pages of some checkpoints that no other has. Below one that is
 // lost nobody can tell any more which these are: they stay.
 func (c *checkpointer) pagesOfNone(ctx context.Context, some checkpoints) (names []pageName, err error) {
-	ctx, end := c.whilePagesCome(ctx, nil)
-	defer end()
 	own := make(map[pageName]bool)
 	for id, cp := range some {
-		switch err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true }); {
-		case err == nil || cp.neverHeld():
-		case errors.Is(err, errNoPage):
+		err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true })
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil && !cp.neverHeld() {
 			c.log.Warnf("some pages of checkpoint %s may stay, as others are lost: %s", id.Cid(), err)
-		default:
-			return nil, err
 		}
 	}
 	for id, cp := range c.committer.frontier.checkpoints() {
@@ -115,7 +112,7 @@ func (c *checkpointer) pagesOfNone(ctx context.Context, some checkpoints) (names
 			continue
 		}
 		if err := c.eachPage(ctx, cp, func(n pageName) { delete(own, n) }); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: of checkpoint %s: %w", errNoPage, id.Cid(), err)
 		}
 	}
 	return slices.Collect(maps.Keys(own)), nil
@@ -123,6 +120,8 @@ func (c *checkpointer) pagesOfNone(ctx context.Context, some checkpoints) (names
 
 // eachPage calls f with each page of a checkpoint.
 func (c *checkpointer) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
+	ctx, end := c.whilePagesCome(ctx, nil)
+	defer end()
 	for n, err := range c.blocks.treePages(ctx, cp.snapshot.tree()) {
 		if err != nil {
 			return err
