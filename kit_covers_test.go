@@ -1,7 +1,6 @@
 package crdt
 
 import (
-	"maps"
 	"slices"
 	"strings"
 )
@@ -91,23 +90,27 @@ func (c *storeCheck) telling() bool {
 }
 
 // mergeSnapshots adds to a model what snapshots say of blocks, those that are not here
-// among them. It returns nil if a snapshot is not here.
+// among them. It returns nil if a snapshot is not here. What one has may be dead in another.
 func (c *storeCheck) mergeSnapshots(model modelSet) modelSet {
+	live := make(map[*heldCheck]map[versionName]bool)
 	for _, h := range c.held {
-		if model != nil {
-			model = c.mergeSnapshot(model, h)
+		if model == nil {
+			return nil
 		}
+		if c.r.node.raw(h.snapshot.versions) != nil {
+			live[h] = c.mergeSnapshot(model, h)
+		} else if !c.allHere(h) {
+			return nil
+		}
+	}
+	for h, versions := range live {
+		h.removeDead(model, versions)
 	}
 	return model
 }
 
-func (c *storeCheck) mergeSnapshot(model modelSet, h *heldCheck) modelSet {
-	if c.r.node.raw(h.snapshot.versions) == nil {
-		if c.allHere(h) {
-			return model
-		}
-		return nil
-	}
+// mergeSnapshot adds the entries of a snapshot to a model, and returns which versions it has.
+func (c *storeCheck) mergeSnapshot(model modelSet, h *heldCheck) map[versionName]bool {
 	live := make(map[versionName]bool)
 	for e, err := range c.r.Datastore.blocks.treeEntries(ctx, h.snapshot.tree(), 0) {
 		c.r.must(err)
@@ -120,15 +123,18 @@ func (c *storeCheck) mergeSnapshot(model modelSet, h *heldCheck) modelSet {
 		k.versions[e.id] = version{id: e.id, priority: e.priority, value: e.value}
 		model.key(mergedBlocks).versions[e.id] = version{}
 	}
+	return live
+}
+
+// removeDead removes those versions from a model that a snapshot covers and does not have.
+func (h *heldCheck) removeDead(model modelSet, live map[versionName]bool) {
 	for key, k := range model {
-		maps.DeleteFunc(k.claims, func(id blockID, _ version) bool { return h.cover[id.inCover()] })
 		for id := range k.versions {
 			if key != mergedBlocks && h.cover[id.inCover()] && !live[versionName{key, id}] {
 				k.tombstones[id] = true
 			}
 		}
 	}
-	return model
 }
 
 // allHere reports whether all blocks that a checkpoint covers have rows.

@@ -375,7 +375,7 @@ func (s *simulation) othersCanServe(leaver *simReplica, dags ...string) bool {
 	states := leaver.states()
 	served := make(map[blockID]bool)
 	for _, r := range s.replicas {
-		if r == leaver || r.MerkleCRDT == nil {
+		if r == leaver || r.MerkleCRDT == nil || r.purging != nil {
 			continue
 		}
 		for id, state := range r.states() {

@@ -27,9 +27,7 @@ func (r *simReplica) goOnPurging() {
 	if r.down || r.purging == nil {
 		return
 	}
-	err := r.tryToPurge()
-	r.t.Logf("replica %d has purged %q: %v", r.number, *r.purging, err)
-	if err != nil {
+	if err := r.tryToPurge(); err != nil {
 		if r.spoilt = true; r.s.well {
 			r.t.Errorf("replica %d: a purge fails though all is well: %s", r.number, err)
 		}

@@ -1,11 +1,11 @@
 // Command mutants breaks one rule of the library at a time, and sees whether the
 // simulation finds out.
 //
-//	go run ./docs/models/mutants [-seeds N] [-first N] [NAME...]
+//	go run ./docs/models/mutants [-seeds N] [-first N] [-run REGEXP] [NAME...]
 //
 // list.txt has the mutants: most are those of docs/models/checkpoint_pages.py, made in the
 // Go code. Each is built beside the tree, which is left alone, and goes through the seeds
-// up to the first that fails. The exit status is 1 if one is missed.
+// up to the first that fails, or through other tests. The exit status is 1 if one is missed.
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 var (
 	seeds = flag.Int("seeds", 1000, "how many seeds of the simulation each mutant goes through")
 	first = flag.Int("first", 0, "the first of them")
+	tests = flag.String("run", "TestSimulation$", "the tests that are to catch it")
 	root  = flag.String("root", ".", "where the library is")
 )
 

@@ -87,7 +87,7 @@ func (m *mutant) apply(root string) (files map[string]string, err error) {
 	return files, nil
 }
 
-// try builds a mutant and runs the simulation. It says by what it was caught, if it was.
+// try builds a mutant and runs the tests. It says by what it was caught, if it was.
 func (m *mutant) try(root string) (how string, caught bool) {
 	dir, err := os.MkdirTemp("", "mutant")
 	if err != nil {
@@ -97,24 +97,29 @@ func (m *mutant) try(root string) (how string, caught bool) {
 	if err := m.build(root, dir); err != nil {
 		return err.Error(), false
 	}
-	run := exec.Command(filepath.Join(dir, "test"), "-test.run=TestSimulation$", "-test.failfast", "-test.timeout=0",
+	run := exec.Command(filepath.Join(dir, "test"), "-test.run="+*tests, "-test.failfast", "-test.timeout=0",
 		fmt.Sprintf("-sim.n=%d", *seeds), fmt.Sprintf("-sim.first=%d", *first))
 	run.Dir = root
 	out, err := run.CombinedOutput()
 	if err == nil {
-		return fmt.Sprintf("MISSED by %d seeds", *seeds), false
+		return "MISSED", false
 	}
 	return verdict(string(out)), true
 }
 
 var (
 	aSeed  = regexp.MustCompile(`-sim\.seed=\d+`)
+	aTest  = regexp.MustCompile(`--- FAIL: \w+`)
 	aCause = regexp.MustCompile(`(?m)^    \w+\.go:\d+: (?:.*)|^panic: .*`)
 )
 
-// verdict says which seed failed, and why.
+// verdict says which seed or test failed, and why.
 func verdict(out string) string {
-	return fmt.Sprintf("caught by %s: %.200s", aSeed.FindString(out), strings.TrimSpace(aCause.FindString(out)))
+	by := aSeed.FindString(out)
+	if by == "" {
+		by = aTest.FindString(out)
+	}
+	return fmt.Sprintf("caught by %s: %.200s", by, strings.TrimSpace(aCause.FindString(out)))
 }
 
 // build makes a test binary of a mutant in a directory.
