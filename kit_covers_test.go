@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -126,9 +127,11 @@ func (c *storeCheck) mergeSnapshot(model modelSet, h *heldCheck) map[versionName
 	return live
 }
 
-// removeDead removes those versions from a model that a snapshot covers and does not have.
+// removeDead removes those versions from a model that a snapshot covers and does not have,
+// and all claims about what it covers.
 func (h *heldCheck) removeDead(model modelSet, live map[versionName]bool) {
 	for key, k := range model {
+		maps.DeleteFunc(k.claims, func(id blockID, _ version) bool { return h.cover[id.inCover()] })
 		for id := range k.versions {
 			if key != mergedBlocks && h.cover[id.inCover()] && !live[versionName{key, id}] {
 				k.tombstones[id] = true
