@@ -14,13 +14,13 @@ import (
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
-// DAG is a DAG service in memory. What it lacks it requests from its source, if it
-// has one, and keeps, as bitswap does.
+// DAG is a DAG service in memory. What it lacks it requests from its sources, if it
+// has any, and keeps, as bitswap does.
 type DAG struct {
-	Source   *DAG
+	Sources  []*DAG
 	Delay    time.Duration // of every request
 	Requests atomic.Int64
-	Fetched  atomic.Int64 // bytes that the source gave
+	Fetched  atomic.Int64 // bytes that the sources gave
 	Added    atomic.Int64 // blocks, also those that were there
 
 	mu     sync.RWMutex
@@ -91,7 +91,7 @@ func (d *DAG) RemoveMany(ctx context.Context, cids []cid.Cid) error {
 }
 
 func (d *DAG) request(ctx context.Context, c cid.Cid) (blocks.Block, error) {
-	if d.Source == nil {
+	if len(d.Sources) == 0 {
 		return nil, ipld.ErrNotFound{Cid: c}
 	}
 	d.Requests.Add(1)
@@ -100,13 +100,14 @@ func (d *DAG) request(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	block, ok := d.Source.block(c)
-	if !ok {
-		return nil, ipld.ErrNotFound{Cid: c}
+	for _, source := range d.Sources {
+		if block, ok := source.block(c); ok {
+			d.Fetched.Add(int64(len(block.RawData())))
+			d.keep(block)
+			return block, nil
+		}
 	}
-	d.Fetched.Add(int64(len(block.RawData())))
-	d.keep(block)
-	return block, nil
+	return nil, ipld.ErrNotFound{Cid: c}
 }
 
 func (d *DAG) block(c cid.Cid) (blocks.Block, bool) {

@@ -47,7 +47,7 @@ func (e *env) takeBeside() error {
 		return err
 	}
 	dag := bed.NewDAG()
-	dag.Source = r.dag
+	dag.Sources = []*bed.DAG{r.dag}
 	newcomer, err := e.open(dag, plain)
 	if err != nil {
 		return err

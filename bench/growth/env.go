@@ -74,8 +74,12 @@ type replica struct {
 	radio *bed.Station
 }
 
-// open opens a replica on an empty store.
+// open opens a replica on an empty store. It hears what it is told, and says nothing.
 func (e *env) open(dag *bed.DAG, change func(*crdt.Options)) (*replica, error) {
+	return e.openAt(dag, bed.NewStation(bed.Silent), change)
+}
+
+func (e *env) openAt(dag *bed.DAG, radio *bed.Station, change func(*crdt.Options)) (*replica, error) {
 	e.stores++
 	store, err := bed.OpenStore(e.kind, filepath.Join(e.dir, strconv.Itoa(e.stores)))
 	if err != nil {
@@ -84,7 +88,6 @@ func (e *env) open(dag *bed.DAG, change func(*crdt.Options)) (*replica, error) {
 	e.onClose(store.Close)
 	opts := crdt.DefaultOptions()
 	change(opts)
-	radio := bed.NewStation(bed.Silent)
 	d, err := crdt.New(store, ds.NewKey("/crdt"), dag, radio, opts)
 	if err != nil {
 		return nil, err
@@ -116,6 +119,11 @@ func (r *replica) weigh(ctx context.Context) (w weight, err error) {
 	}
 	w.blocks, w.blockBytes = r.dag.Weight()
 	return w, nil
+}
+
+// orMore is the greater of both in each respect.
+func (w weight) orMore(o weight) weight {
+	return weight{max(w.rows, o.rows), max(w.rowBytes, o.rowBytes), max(w.blocks, o.blocks), max(w.blockBytes, o.blockBytes)}
 }
 
 func (e *env) print(to io.Writer) {

@@ -23,12 +23,13 @@ var scenarios = []struct {
 }{
 	{"overwrites", overwrites},
 	{"forever", forever},
+	{"twenty", twenty},
 	{"fold", fold},
 	{"beside", beside},
 }
 
 func main() {
-	name := flag.String("scenario", "", "the `name` of the only one to run: overwrites, forever, fold or beside")
+	name := flag.String("scenario", "", "the `name` of the only one to run: overwrites, forever, twenty, fold or beside")
 	store := flag.String("store", bed.Pebble, "badger or pebble")
 	quick := flag.Bool("quick", false, "measure much less, and fail for no figure")
 	flag.Parse()

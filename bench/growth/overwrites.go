@@ -34,8 +34,11 @@ type writer struct {
 	blocks int
 }
 
-func newWriter(keys int) *writer {
-	return &writer{rnd: rand.New(rand.NewPCG(1, 1)), keys: keys, pairs: make(pairs)}
+func newWriter(keys int) *writer { return newWriterOf(1, keys) }
+
+// newWriterOf makes one that writes the same as any other of the same number.
+func newWriterOf(number uint64, keys int) *writer {
+	return &writer{rnd: rand.New(rand.NewPCG(1, number)), keys: keys, pairs: make(pairs)}
 }
 
 // batch writes one batch: keys at random, or, at first, all in their order.
@@ -73,22 +76,25 @@ func (w *writer) write(ctx context.Context, to ds.Batching, n, size int) error {
 
 // check fails unless a replica holds what it should.
 func (w *writer) check(ctx context.Context, r *replica) error {
+	held, err := r.all(ctx)
+	if err == nil && !maps.Equal(held, w.pairs) {
+		err = fmt.Errorf("a replica holds %d pairs, and not what it should: %d", len(held), len(w.pairs))
+	}
+	return err
+}
+
+// all returns what a replica holds.
+func (r *replica) all(ctx context.Context) (pairs, error) {
 	results, err := r.Query(ctx, query.Query{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all, err := results.Rest()
-	if err != nil {
-		return err
-	}
 	held := make(pairs, len(all))
 	for _, e := range all {
 		held[e.Key] = string(e.Value)
 	}
-	if !maps.Equal(held, w.pairs) {
-		return fmt.Errorf("a replica holds %d pairs, and not what it should: %d", len(held), len(w.pairs))
-	}
-	return nil
+	return held, err
 }
 
 // growing are the options with which a history stops to grow.
@@ -190,7 +196,7 @@ func factorOf(live *measured, factor float64, of func(*measured) float64) float6
 // join has a newcomer get all that a replica holds.
 func (e *env) join(w *writer, from *replica) (fetched int64, took time.Duration, err error) {
 	dag := bed.NewDAG()
-	dag.Source, dag.Delay = from.dag, delay
+	dag.Sources, dag.Delay = []*bed.DAG{from.dag}, delay
 	r, err := e.open(dag, plain)
 	if err != nil {
 		return 0, 0, err

@@ -21,7 +21,7 @@ func join(count, keysPerBlock int) func(*env) error {
 			return err
 		}
 		dag := bed.NewDAG()
-		dag.Source, dag.Delay = source, requestDelay
+		dag.Sources, dag.Delay = []*bed.DAG{source}, requestDelay
 		arrived := new(arrivals)
 		radio := bed.NewStation(bed.Silent)
 		joiner, err := e.openReplica(dag, radio, arrived.watch(crdt.DefaultOptions()))

@@ -14,12 +14,9 @@ import (
 	crdt "github.com/ipfs/go-ds-crdt"
 )
 
-// checkpointEvery is how many batches there are between checkpoints that nobody asks for.
-const checkpointEvery = 1000
-
-// checkpointing are the options of a replica whose history stops to grow.
-func checkpointing(o *crdt.Options) {
-	o.SupersedingPuts, o.CheckpointEvery, o.KeepHistory = true, checkpointEvery, time.Second
+// checkpointing sets the options of a replica whose history stops to grow.
+func (c *config) checkpointing(o *crdt.Options) {
+	o.SupersedingPuts, o.CheckpointEvery, o.KeepHistory = true, c.every, time.Second
 }
 
 // overwrite writes keys at random again, in batches. They keep their values, so that what

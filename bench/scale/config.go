@@ -29,10 +29,11 @@ type config struct {
 
 	overwrites  int
 	checkpoints bool
+	every       int
 }
 
 func defaults() config {
-	return config{keys: 10_000_000, window: 100_000, store: "pebble", memory: defaultMemory()}
+	return config{keys: 10_000_000, window: 100_000, store: "pebble", memory: defaultMemory(), every: 1000}
 }
 
 // parse reads the flags. It has told the user what is wrong when it fails.
@@ -52,6 +53,7 @@ func parse(args []string, errOut io.Writer) (config, error) {
 	set.StringVar(&c.plot, "plot", "", "only draw this CSV `file`")
 	set.IntVar(&c.overwrites, "overwrites", c.overwrites, "how many `keys` to write again, at random, before anybody joins")
 	set.BoolVar(&c.checkpoints, "checkpoints", c.checkpoints, "have the first replica make checkpoints, and drop what they cover")
+	set.IntVar(&c.every, "every", c.every, "with -checkpoints, how many `batches` there are between those that nobody asks for; 0 makes only one, after the load")
 	set.BoolVar(&c.raw, "raw", false, "write the same rows to the store alone, without a replica")
 	set.StringVar(&c.cpuProfile, "cpuprofile", "", "write a CPU profile of each phase to `prefix`.<phase>")
 	set.StringVar(&c.memProfile, "memprofile", "", "write a heap profile at the end of each phase to `prefix`.<phase>")

@@ -36,8 +36,8 @@ func openPebble(dir string) (store, error) {
 	return pebbleds.NewDatastore(dir, pebbleds.WithPebbleOpts(opts), pebbleds.WithCacheSize(256<<20))
 }
 
-// keepLargeValuesApart keeps the blocks of the DAG out of compactions. None is
-// ever removed, so there is no garbage to collect.
+// keepLargeValuesApart keeps the blocks of the DAG out of compactions. Those that
+// checkpoints have dropped lie in old files, which go as a whole: none is ever rewritten.
 func keepLargeValuesApart() pebble.ValueSeparationPolicy {
 	return pebble.ValueSeparationPolicy{
 		Enabled:               true,

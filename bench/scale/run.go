@@ -86,7 +86,7 @@ func (b *bench) fill(ctx context.Context, r *report) (err error) {
 	net := &bus{}
 	at := place{kind: b.store, dir: b.dirOf("a"), member: net.join()}
 	if b.checkpoints {
-		at.options = checkpointing
+		at.options = b.checkpointing
 	}
 	first, err := openReplica(at)
 	if err != nil {
