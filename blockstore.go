@@ -33,7 +33,8 @@ type blockStore struct {
 	maxSize  int
 	marks    *rowStore // which blocks are here
 
-	pagesGot atomic.Uint64 // of snapshots, so far
+	pagesGot    atomic.Uint64 // of snapshots, so far
+	pagesWanted atomic.Int64  // that are being fetched
 
 	valueReads valueReads
 	reading    sync.Mutex // held to decode a block for its values: that may take much memory

@@ -36,7 +36,7 @@ func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID
 
 // foldWithin is fold, but fails rather than read more blocks than a limit in the second round.
 func (c *checkpointer) foldWithin(ctx context.Context, dagName string, heads []blockID, to pageSink, limit int) (f *folded, err error) {
-	err = c.walk(ctx, dagName, heads, limit, func(w *foldWalk) error {
+	err = c.walk(ctx, dagName, heads, limit, func(ctx context.Context, w *foldWalk) error {
 		f, err = w.fold(ctx, to)
 		return err
 	})
@@ -45,7 +45,7 @@ func (c *checkpointer) foldWithin(ctx context.Context, dagName string, heads []b
 
 // foldVersions makes the versions tree of some heads alone.
 func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
-	err = c.walk(ctx, dagName, heads, math.MaxInt, func(w *foldWalk) error {
+	err = c.walk(ctx, dagName, heads, math.MaxInt, func(ctx context.Context, w *foldWalk) error {
 		root, err = w.foldVersions(ctx, to)
 		return err
 	})
@@ -53,11 +53,15 @@ func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads [
 }
 
 // walk walks down from some heads, and has what it finds folded. Where pages of the bases
-// are lost, it begins again without any: the blocks may all be here.
-func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(*foldWalk) error) error {
+// are lost, here and for a while at everybody else's, it begins again without any: the
+// blocks may all be here.
+func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
 	known := c.committer.frontier.checkpoints()
-	err := c.walkTo(ctx, known, dagName, heads, limit, fold)
-	if !errors.Is(err, errNoPage) || ctx.Err() != nil {
+	coming, end := c.whilePagesCome(ctx, nil)
+	err := c.walkTo(coming, known, dagName, heads, limit, fold)
+	end()
+	lost := errors.Is(err, errNoPage) || context.Cause(coming) == errNoneCome
+	if err == nil || !lost || ctx.Err() != nil {
 		return err
 	}
 	c.log.Warnf("reading all blocks of DAG %q for a checkpoint, as the last one is not all here: %s", dagName, err)
@@ -69,13 +73,13 @@ func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID
 	return nil
 }
 
-func (c *checkpointer) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(*foldWalk) error) error {
+func (c *checkpointer) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
 	w := newFoldWalk(c.store, c.blocks, known, dagName, limit)
 	defer w.changes.close()
 	if err := w.run(ctx, heads); err != nil {
 		return err
 	}
-	return fold(w)
+	return fold(ctx, w)
 }
 
 // fold makes the snapshot of what the walk has found.

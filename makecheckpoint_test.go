@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
@@ -224,4 +225,23 @@ func TestCheckpointEndsWithItsContext(t *testing.T) {
 	if err := r.Put(ctx, ds.NewKey("/b"), nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// Pages that somebody has removed are waited for, but not for as long as DAGSyncerTimeout
+// lets them be.
+func TestCheckpointDoesNotWaitForLostPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t, silent, func(o *Options) { o.DAGSyncerTimeout = 0 })
+		r.put("/a", "1")
+		r.checkpoint()
+		for page := range r.heldPages() {
+			r.must(r.node.Remove(ctx, page))
+		}
+		r.put("/b", "1")
+		begun := time.Now()
+		r.checkpoint()
+		if took := time.Since(begun); took > 2*pagePatience {
+			t.Errorf("a checkpoint took %s", took)
+		}
+	})
 }

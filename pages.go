@@ -123,6 +123,8 @@ var errNoPage = errors.New("crdt: a page of a snapshot cannot be had")
 
 // getPage gets the bytes of a page, which are its own.
 func (s *blockStore) getPage(ctx context.Context, from ipld.NodeGetter, n pageName) ([]byte, error) {
+	s.pagesWanted.Add(1)
+	defer s.pagesWanted.Add(-1)
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	node, err := from.Get(ctx, n.Cid())

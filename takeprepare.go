@@ -62,9 +62,9 @@ func (cp *checkpoint) checkLinks(ctx context.Context, covered func(context.Conte
 	return err
 }
 
-// whilePagesCome returns a context that ends once no page has come for a while, or while
-// others wait: they may wait for as long as pages come, which peers decide. waited may be
-// nil; it is not called any more when end returns.
+// whilePagesCome returns a context that ends once no page has come for a while though some
+// are waited for, or while others wait: they may wait for as long as pages come, which
+// peers decide. waited may be nil; it is not called any more when end returns.
 func (c *checkpointer) whilePagesCome(ctx context.Context, waited func() bool) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
@@ -85,19 +85,23 @@ var (
 
 // watchPages returns why no more pages are to be waited for.
 func (c *checkpointer) watchPages(ctx context.Context, waited func() bool) error {
-	ticks := time.NewTicker(pagePatience)
+	ticks := time.NewTicker(pagePatience / 2)
 	defer ticks.Stop()
-	for before := c.blocks.pagesGot.Load(); ; {
+	silent := 0 // ticks
+	for tick, before := 1, c.blocks.pagesGot.Load(); ; tick++ {
 		select {
 		case <-ticks.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		now := c.blocks.pagesGot.Load()
+		if silent++; now != before || c.blocks.pagesWanted.Load() == 0 {
+			silent = 0
+		}
 		switch {
-		case now == before:
+		case silent == 2:
 			return errNoneCome
-		case waited != nil && waited():
+		case tick%2 == 0 && waited != nil && waited():
 			return errWaitedFor
 		}
 		before = now
