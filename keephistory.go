@@ -38,7 +38,9 @@ func (c *checkpointer) dropNow(ctx context.Context, dagName string) error {
 	if unread != nil {
 		c.log.Warnf("dropping history: %s", unread) // tried again with the next checkpoint
 	}
-	c.log.Infof("dropped %d blocks, %d rows and %d bytes of the history of DAG %q", done.Blocks, done.Rows, done.Bytes, dagName)
+	if done != (Compaction{}) {
+		c.log.Infof("dropped %d blocks, %d rows and %d bytes of the history of DAG %q", done.Blocks, done.Rows, done.Bytes, dagName)
+	}
 	maps.DeleteFunc(c.dropped, func(id blockID, _ bool) bool { return known[id] == nil })
 	for _, cp := range known.heldAt(dagName, at) {
 		setIn(&c.dropped, cp.id, true)

@@ -149,6 +149,9 @@ func (c *checkpointer) publish(ctx context.Context, dagName string, heads tips, 
 		head = b.head()
 		return nil
 	})
+	if err == nil {
+		c.log.Infof("checkpoint %s of DAG %q was made: %s", head.Cid, dagName, &f.snapshot)
+	}
 	return head, err
 }
 

@@ -69,6 +69,7 @@ func (c *checkpointer) takeOn(ctx context.Context, id blockID) error {
 		if err := c.mergeSnapshot(ctx, cp); err != nil {
 			return err
 		}
+		c.log.Infof("checkpoint %s of DAG %q was taken: %s", cp.id.Cid(), cp.tip.DAGName, &cp.snapshot)
 	}
 	if cp := c.checkpoint(id); cp != nil && cp.state == checkpointTold {
 		return c.tellCover(ctx, cp)

@@ -150,7 +150,11 @@ func (c *checkpointer) confirm(ctx context.Context, cp *checkpoint, f *folded) e
 	if err != nil {
 		return err
 	}
-	return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.hold(cp, f, covered) })
+	err = c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.hold(cp, f, covered) })
+	if err == nil {
+		c.log.Infof("checkpoint %s of DAG %q is what its blocks say: %s", cp.id.Cid(), cp.tip.DAGName, &cp.snapshot)
+	}
+	return err
 }
 
 // discard removes the pages of a snapshot that was folded to compare it, but for those that
