@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,27 +37,27 @@ func TestChoresTakeTurns(t *testing.T) {
 // and keeps no other from being done.
 func TestFailedChorePauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		failed, done := 0, 0
+		var failed, done atomic.Int64
 		c := newFoldWorld(t, 1).checkpointer
 		silent(c.opts)
 		c.log = c.opts.Logger
 		c.chores = []*chore{
-			{do: func(context.Context) (bool, error) { failed++; return true, errors.New("no") }},
-			{do: func(context.Context) (bool, error) { done++; return false, nil }},
+			{do: func(context.Context) (bool, error) { failed.Add(1); return true, errors.New("no") }},
+			{do: func(context.Context) (bool, error) { done.Add(1); return false, nil }},
 		}
 		for range 5 {
 			c.wake()
 			synctest.Wait()
 		}
-		if failed != 1 || done != 5 {
-			t.Errorf("tried %d times, and the other %d times", failed, done)
+		if failed.Load() != 1 || done.Load() != 5 {
+			t.Errorf("tried %d times, and the other %d times", failed.Load(), done.Load())
 		}
 		time.Sleep(retryPause)
 		synctest.Wait()
-		if failed != 2 {
-			t.Errorf("tried %d times after a pause", failed)
+		if failed.Load() != 2 {
+			t.Errorf("tried %d times after a pause", failed.Load())
 		}
-		c.stopped = true
+		c.stop()
 		time.Sleep(retryPause)
 	})
 }

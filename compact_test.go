@@ -183,7 +183,7 @@ func TestFoldDoesNotAskForWhatWasDropped(t *testing.T) {
 	a.compact()
 	watched.forget()
 	net.heal()
-	a.awaitMerged(beside.Cid)
+	waitFor(t, "the block below to be merged", func() bool { return a.state(beside.Cid) == complete })
 	if _, err := a.checkpointer.fold(ctx, "", a.known(beside).links, noPages{}); !errors.Is(err, errIsDropped) {
 		t.Error(err)
 	}
