@@ -132,13 +132,10 @@ func (s *simulation) leave() {
 	r.stop()
 	s.checkLeft(r)
 	s.replicas = slices.DeleteFunc(s.replicas, func(other *simReplica) bool { return other == r })
-	if s.drops {
-		r.node.gone = s.othersCanServe(r, s.dags...)
-		return
-	}
+	gone := s.drops && s.othersCanServe(r, s.dags...)
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
-	r.node.gone = s.net.othersHaveAllLocked(r.node)
+	r.node.gone = gone || !s.drops && s.net.othersHaveAllLocked(r.node)
 }
 
 func (n *testNet) othersHaveAllLocked(leaver *testNode) bool {
