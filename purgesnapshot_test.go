@@ -212,6 +212,36 @@ func cutOffSnapshotPurge(t *testing.T, at int, plain bool) (cutOff bool) {
 	return err != nil
 }
 
+// What a purge that was cut off has hidden is no gap that a repair could fill.
+func TestPurgeThatWasCutOffOfADirtyDatastore(t *testing.T) {
+	seen := false
+	for at := range 40 {
+		faulty := newFaultyStore()
+		r := newTestNet().newReplicaOn(t, faulty, silent)
+		for i := range 4 {
+			r.publishIn("x", fmt.Sprint("/", i), "1")
+		}
+		r.checkpointIn("x")
+		r.publishIn("x", "/0", "fresh")
+		faulty.dieAfter(at)
+		_, err := r.PurgeDAG(ctx, "x")
+		faulty.heal()
+		if len(r.frontier.checkpoints().purged("x")) > 0 {
+			seen = true
+			r.MarkDirty(ctx)
+		}
+		if _, again := r.PurgeDAG(ctx, "x"); again != nil {
+			t.Errorf("cut off at write %d: %v", at, again)
+		}
+		if err == nil {
+			break
+		}
+	}
+	if !seen {
+		t.Error("nothing has been hidden by a purge that was cut off")
+	}
+}
+
 // A checkpoint that is being taken when its DAG is purged leaves nothing either.
 func TestPurgeAmidATake(t *testing.T) {
 	net := newTestNet()
