@@ -36,7 +36,33 @@ func (r *simReplica) goOnPurging() {
 	r.must(r.committer.acquire(ctx))
 	defer r.committer.release()
 	r.noticeGone(r.states())
+	r.s.keepLost(*r.purging)
 	r.purging = nil
+}
+
+// keepLost gives the foreign writer the blocks of a DAG that are nowhere any more: they were
+// made by a checkpoint, after it was seen that others have what is to be purged, and announced.
+func (s *simulation) keepLost(dagName string) {
+	known := make(map[blockID]bool)
+	for _, r := range s.replicas {
+		if !r.down {
+			for id := range r.states() {
+				known[id] = true
+			}
+		}
+	}
+	s.net.mu.Lock()
+	archive := maps.Clone(s.net.archive)
+	s.net.mu.Unlock()
+	for c, raw := range archive {
+		id, err := blockIDOf(c)
+		if err != nil || known[id] || len(s.whoHas(id)) > 0 {
+			continue
+		}
+		if b, err := s.decoder().decode(id, raw); err == nil && b.delta.dagName == dagName {
+			s.replicas[0].must(s.foreign.node.addRaw(c, raw))
+		}
+	}
 }
 
 func (r *simReplica) tryToPurge() error {
@@ -46,12 +72,15 @@ func (r *simReplica) tryToPurge() error {
 		_, err := r.PurgeDAG(ctx, *r.purging)
 		return err
 	}
-	_, err := r.PurgeDAG(ctx, *r.purging)
-	if err != nil && r.IsDirty(ctx) { // what it has purged may be taken for gaps
-		r.must(r.Repair(ctx))
-		_, err = r.PurgeDAG(ctx, *r.purging)
+	for tries := 1; ; tries++ {
+		_, err := r.PurgeDAG(ctx, *r.purging)
+		if err == nil || !r.IsDirty(ctx) || tries == 20 {
+			return err
+		}
+		if err := r.Repair(ctx); err != nil { // what it has purged may be taken for gaps
+			time.Sleep(r.s.interval) // a checkpoint is being taken
+		}
 	}
-	return err
 }
 
 // noticeGone takes those blocks out of the model that a purge has forgotten.
