@@ -156,35 +156,39 @@ func (r *repairer) repair(ctx context.Context) error {
 	}
 	defer r.releaseAlone()
 	marked := r.marks()
-	found := r.findMissed(ctx)
-	errs := found.errs
-	// Children first: then each block is complete when it comes.
-	slices.SortFunc(found.missed, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
-	for _, m := range found.missed {
-		if err := r.mergeMissed(ctx, m); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, m := range found.low {
-		if err := r.takeFromHeads(ctx, m); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, id := range found.checkpoints {
-		if err := r.seeCheckpoint(ctx, id); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if n := len(found.missed); n > 0 {
-		r.log.Infof("repair has found %d blocks that had not been merged", n)
-		r.fetcher.unread.ring() // what these link to may be missing as well
-	}
+	errs := r.mend(ctx, r.findMissed(ctx))
 	r.stuck.Store(len(errs) > 0)
 	if len(errs) > 0 {
 		r.failed()
 		return fmt.Errorf("crdt: %d blocks could not be repaired, such as: %w", len(errs), errs[0])
 	}
 	return r.markClean(ctx, marked)
+}
+
+// mend mends what has been found, as far as it can, and returns all that went wrong.
+func (r *repairer) mend(ctx context.Context, found *findings) []error {
+	errs := found.errs
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	// Children first: then each block is complete when it comes.
+	slices.SortFunc(found.missed, func(a, b *missed) int { return cmp.Compare(a.height, b.height) })
+	for _, m := range found.missed {
+		note(r.mergeMissed(ctx, m))
+	}
+	for _, m := range found.low {
+		note(r.takeFromHeads(ctx, m))
+	}
+	for _, id := range found.checkpoints {
+		note(r.seeCheckpoint(ctx, id))
+	}
+	if n := len(found.missed); n > 0 {
+		r.log.Infof("repair has found %d blocks that had not been merged", n)
+		r.fetcher.unread.ring() // what these link to may be missing as well
+	}
+	return errs
 }
 
 // A missed block has been neither merged nor refused, though one above it has
@@ -197,70 +201,74 @@ type missed struct {
 
 // What a repair has found below the heads:
 type findings struct {
+	walk        traversal
 	missed      []*missed
 	low         []*missed // blocks of the frontier that others link to: these were missed, and then a peer announced them
 	checkpoints []blockID // known blocks that may be checkpoints, and are not known as such: the old module knows none
 	errs        []error
+
+	above map[blockID][]blockID // known blocks that link to one that may be missed or low
 }
 
 // findMissed walks down from the heads.
 func (r *repairer) findMissed(ctx context.Context) *findings {
 	heads, pendingHeads := r.committer.frontier.tips()
-	found := &findings{}
-	stages, err := r.known(ctx)
-	if err != nil {
-		found.errs = []error{err}
-		return found
-	}
-	t, above := &traversal{stages: stages, judged: true}, make(map[blockID][]blockID)
-	t.enter = func(ctx context.Context, id blockID) (bool, error) {
-		covered, err := r.store.covered(ctx, id)
-		if covered {
-			t.stages[id] |= known | begun
-		}
-		return !covered, err
-	}
-	checkpoints := r.committer.frontier.checkpoints()
-	err = r.blocks.traverse(ctx, heads.ids(), t, func(id blockID, b *block, err error) error {
-		if err != nil || b.delta != nil {
-			r.note(found, t, id, b, err)
-			return ctx.Err()
-		}
-		for _, link := range b.links {
-			if t.stages[link]&known == 0 || heads.has(link) || pendingHeads.has(link) {
-				above[link] = append(above[link], id)
-			}
-		}
-		if b.namesSnapshot && checkpoints[id] == nil {
-			found.checkpoints = append(found.checkpoints, id)
-		}
-		return ctx.Err()
-	})
-	if err != nil {
+	found := &findings{above: make(map[blockID][]blockID)}
+	if err := r.walk(ctx, found, heads, pendingHeads); err != nil {
 		found.errs = append(found.errs, err)
 	}
 	for _, m := range found.missed {
-		m.above = above[m.link.id]
+		m.above = found.above[m.link.id]
 	}
 	for _, id := range slices.Concat(heads.ids(), pendingHeads.ids()) {
-		if len(above[id]) > 0 {
-			found.low = append(found.low, &missed{link: link{id: id}, above: above[id]})
+		if above := found.above[id]; len(above) > 0 {
+			found.low = append(found.low, &missed{link: link{id: id}, above: above})
 		}
 	}
 	return found
 }
 
-// note notes a block that is not known, or that could not be read.
-func (r *repairer) note(found *findings, t *traversal, id blockID, b *block, err error) {
+func (r *repairer) walk(ctx context.Context, found *findings, heads, pendingHeads tips) error {
+	stages, err := r.knownBlocks(ctx)
+	if err != nil {
+		return err
+	}
+	found.walk = traversal{stages: stages, judged: true, enter: func(ctx context.Context, id blockID) (bool, error) {
+		covered, err := r.store.covered(ctx, id)
+		if covered {
+			stages[id] |= known | begun
+		}
+		return !covered, err
+	}}
+	return r.blocks.traverse(ctx, heads.ids(), &found.walk, func(id blockID, b *block, err error) error {
+		if err != nil || b.delta != nil {
+			r.noteOdd(found, id, b, err)
+			return ctx.Err()
+		}
+		for _, link := range b.links {
+			if stages[link]&known == 0 || heads.has(link) || pendingHeads.has(link) {
+				found.above[link] = append(found.above[link], id)
+			}
+		}
+		if b.namesSnapshot && r.committer.frontier.checkpoints()[id] == nil {
+			found.checkpoints = append(found.checkpoints, id)
+		}
+		return ctx.Err()
+	})
+}
+
+// noteOdd notes a block that is not known, or that could not be read.
+func (r *repairer) noteOdd(found *findings, id blockID, b *block, err error) {
+	link := found.walk.link(id)
 	switch {
 	case err == nil:
-		found.missed = append(found.missed, &missed{link: t.link(id), height: b.delta.priority})
+		found.missed = append(found.missed, &missed{link: link, height: b.delta.priority})
 	case !isFinal(err):
 		found.errs = append(found.errs, err)
-	case t.stages[id]&known != 0: // the old module let more pass
+	case found.walk.stages[id]&known != 0: // the old module let more pass
 		r.log.Warnf("repair does not go below %s", err)
 	default:
-		found.missed = append(found.missed, &missed{link: t.link(id)})
+		found.missed = append(found.missed, &missed{link: link})
 	}
 }
 
@@ -288,11 +296,11 @@ func (r *repairer) takeFromHeads(ctx context.Context, m *missed) error {
 	return r.committer.do(ctx, func(c *commit) error { return c.dag.takeFromHeads(ctx, b.id) })
 }
 
-// known returns the blocks that have been merged or refused. To read all marks
+// knownBlocks returns those that have been merged or refused. To read all marks
 // takes less time than to look up one after the other. Nobody needs what lies below a
 // refused block, and it may be nowhere, so none of these is read. What covers have is
 // not among them.
-func (r *repairer) known(ctx context.Context) (map[blockID]stage, error) {
+func (r *repairer) knownBlocks(ctx context.Context) (map[blockID]stage, error) {
 	ids := make(map[blockID]stage)
 	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, false) {
 		if err != nil {

@@ -56,18 +56,8 @@ type traversed struct {
 // returns, but for errSkipBelow. enter and visit are called by one goroutine. A traversal may go on
 // from other blocks once it has ended.
 func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal, visit func(blockID, *block, error) error) error {
-	var workers sync.WaitGroup
-	defer workers.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	getter, end, _ := s.session(ctx)
+	requests, results, end := s.startReaders(ctx, t)
 	defer end()
-
-	requests, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
-	defer close(requests)
-	for range fetchesPerWorker {
-		workers.Go(func() { s.readAll(ctx, getter, s.patience(t), requests, results) })
-	}
 	if t.stages == nil {
 		t.stages = make(map[blockID]stage)
 	}
@@ -84,17 +74,32 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 			continue
 		}
 		err := visit(r.id, r.b, r.err)
+		if err == nil && r.err == nil && !t.alone {
+			err = s.descend(ctx, t, r.b)
+		}
 		if err != nil && err != errSkipBelow {
-			return err
-		}
-		if r.err != nil || t.alone || err == errSkipBelow {
-			continue
-		}
-		if err := s.descend(ctx, t, r.b); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// startReaders has goroutines read the blocks of a traversal. end waits for what they have
+// begun.
+func (s *blockStore) startReaders(ctx context.Context, t *traversal) (chan<- toRead, <-chan traversed, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	getter, endSession, _ := s.session(ctx)
+	requests, results := make(chan toRead, fetchesPerWorker), make(chan traversed, fetchesPerWorker)
+	var readers sync.WaitGroup
+	for range fetchesPerWorker {
+		readers.Go(func() { s.readAll(ctx, getter, s.patience(t), requests, results) })
+	}
+	return requests, results, func() {
+		close(requests)
+		endSession()
+		cancel()
+		readers.Wait()
+	}
 }
 
 // isDropped reports whether a block that cannot be read has been dropped since the
