@@ -206,22 +206,7 @@ func ahead[J, R any](r *pageReader, n int, jobs iter.Seq2[J, error], do func(J) 
 		begun := make(chan chan outcome[R], n)
 		r.workers.Go(func() {
 			defer close(begun)
-			for job, err := range jobs {
-				done := make(chan outcome[R], 1)
-				select {
-				case begun <- done:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil {
-					done <- outcome[R]{err: err}
-					return
-				}
-				r.workers.Go(func() {
-					result, err := do(job)
-					done <- outcome[R]{result, err}
-				})
-			}
+			beginAll(ctx, &r.workers, begun, jobs, do)
 		})
 		for done := range begun {
 			o := <-done
@@ -232,5 +217,25 @@ func ahead[J, R any](r *pageReader, n int, jobs iter.Seq2[J, error], do func(J) 
 		if err := r.ctx.Err(); err != nil { // not all jobs may have begun
 			yield(*new(R), err)
 		}
+	}
+}
+
+// beginAll begins jobs as long as there is room for what comes of them.
+func beginAll[J, R any](ctx context.Context, workers *sync.WaitGroup, begun chan<- chan outcome[R], jobs iter.Seq2[J, error], do func(J) (R, error)) {
+	for job, err := range jobs {
+		done := make(chan outcome[R], 1)
+		select {
+		case begun <- done:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			done <- outcome[R]{err: err}
+			return
+		}
+		workers.Go(func() {
+			result, err := do(job)
+			done <- outcome[R]{result, err}
+		})
 	}
 }

@@ -18,23 +18,12 @@ var errUnexplained = errors.New("crdt: some version is gone")
 // and for each version whether another DAG has one. A version for which there is
 // none was removed by a DAG that has been purged since.
 func (p *purge) explain(ctx context.Context) error {
-	var ids []blockID
-	for e, err := range p.store.rowsOf(ctx, p.store.keys.blocks, 1, false) {
-		if err != nil {
-			return err
-		}
-		if _, id, ok := splitID(e.Key); ok {
-			m, err := decodeMark(e.Value)
-			if err != nil {
-				return err
-			}
-			if m.state.merged() {
-				ids = append(ids, id)
-			}
-		}
+	ids, err := p.store.mergedHere(ctx)
+	if err != nil {
+		return err
 	}
 	names := make(removers)
-	err := p.eachOf(ctx, ids, func(b *block) error {
+	err = p.eachOf(ctx, ids, func(b *block) error {
 		for _, t := range b.delta.tombstones {
 			if id, ok := parseDsKey(t.GetId()); ok {
 				if err := p.noteRemoval(ctx, names, versionName{t.GetKey(), id}, !p.hidden[b.id]); err != nil {
@@ -51,6 +40,25 @@ func (p *purge) explain(ctx context.Context) error {
 		p.names = names
 	}
 	return err
+}
+
+// mergedHere returns the blocks that have been merged and are in the DAG service.
+func (s *rowStore) mergedHere(ctx context.Context) (ids []blockID, err error) {
+	for e, err := range s.rowsOf(ctx, s.keys.blocks, 1, false) {
+		if err != nil {
+			return nil, err
+		}
+		if _, id, ok := splitID(e.Key); ok {
+			m, err := decodeMark(e.Value)
+			if err != nil {
+				return nil, err
+			}
+			if m.state.merged() {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids, nil
 }
 
 // noteRemoval takes notice of a tombstone, if it is about the DAG that is being purged.
