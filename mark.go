@@ -99,6 +99,19 @@ func (m *mark) decodePending(b []byte) error {
 	return nil
 }
 
+// What to ask about a block. A commit asks dagChange.mark, which knows what it does itself.
+//
+//	          true if the block               its row     a cover that counts
+//	isKnown   was merged or refused           is there    or has it
+//	isHere    was merged, and can be read     says so     is not asked
+//	isGone    was merged, and cannot be read  is missing  and has it
+//	covered   is below a held checkpoint      not asked   has it
+//	mark      (tells all that is known)       says it     beats no row, and one that is pending
+//	markRow   (tells what the row says)       says it     is not asked: isGone is unknown
+//
+// Whoever is about to fetch a block asks isKnown; who is about to read one isHere; who walks
+// down isGone, where to stop; and mark is for all that merges.
+
 // mark returns what is known of a block: its row says it, or else a cover that the
 // block is in. It is complete then, also if the row says that it is pending: what it
 // waits for need never come.
@@ -154,12 +167,6 @@ func (s *rowStore) isGone(ctx context.Context, id blockID) (bool, error) {
 // isHere reports whether a block has been merged and is in the DAG service.
 func (s *rowStore) isHere(ctx context.Context, id blockID) (bool, error) {
 	m, err := s.markRow(ctx, id)
-	return err == nil && m.state.merged(), err
-}
-
-// isMerged reports whether the set has a block's delta.
-func (s *rowStore) isMerged(ctx context.Context, id blockID) (bool, error) {
-	m, err := s.mark(ctx, id)
 	return err == nil && m.state.merged(), err
 }
 

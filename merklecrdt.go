@@ -120,7 +120,8 @@ func (m *MerkleCRDT) IsProcessed(ctx context.Context, c cid.Cid) (bool, error) {
 	if !ok {
 		return false, nil // no block has such a CID
 	}
-	return m.store.isMerged(ctx, id)
+	mark, err := m.store.mark(ctx, id)
+	return err == nil && mark.state.merged(), err
 }
 
 // Traverse calls visit with each block in from, which must not be empty, and
