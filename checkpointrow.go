@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -82,6 +83,22 @@ func (cp *checkpoint) read(r *checkpointReader) {
 		cp.links = append(cp.links, r.id())
 	}
 	cp.segments = r.segments()
+}
+
+// loadCheckpoints reads what the store knows of checkpoints.
+func (s *rowStore) loadCheckpoints(ctx context.Context) (checkpoints, error) {
+	all := make(checkpoints)
+	for e, err := range s.rowsOf(ctx, s.keys.checkpoints, 1, false) {
+		var cp *checkpoint
+		if err == nil {
+			cp, err = decodeCheckpoint(e.Key, e.Value)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("crdt: loading checkpoints: %w", err)
+		}
+		all[cp.id] = cp
+	}
+	return all, nil
 }
 
 // A checkpointReader takes a row apart, until it fails.

@@ -135,11 +135,13 @@
 //     open tombstones are put into pages, and makes them: the same for all replicas, bit
 //     for bit. treepage.go is how such a page is encoded, treeread.go reads them ahead,
 //     treecheck.go checks those of peers, treefold.go makes a tree from older ones.
-//   - checkpoint.go is what is known of checkpoints, and checkpointrow.go how that is
-//     stored. overlay.go is what a commit does to tables in memory, such as this one.
+//   - checkpoint.go is what is known of a checkpoint, in which states it can be, and
+//     checkpointrow.go how that is stored. snapshotname.go is what its delta says.
+//     checkpoints.go is the table of all that are known, and overlay.go what a commit does
+//     to tables in memory, such as this one.
 //   - segment.go is how a cover stands in pages, and covers.go how one is made of
-//     others, and compared. In members.go blocks are looked up in covers, and staging.go
-//     writes and removes the rows that this takes.
+//     others, and compared. coverindex.go looks blocks up in all covers that count, and
+//     buckets.go in the rows of some, which staging.go writes and removes.
 //   - take.go merges a snapshot in the place of the blocks that it covers, once
 //     takeprepare.go has fetched and checked it. takedead.go removes what the cover has
 //     removed, and taketell.go tells those that wait for it. takepolicy.go says which
@@ -325,12 +327,14 @@
 //	batch.mu            what is in one batch
 //	fetcher.mu          the scheduler with all that it knows, the budgets of the
 //	                    size classes, sessions
-//	frontier.mu         the heads and the pending heads of the last commit
+//	frontier.mu         the heads, the pending heads and the checkpoints after the last
+//	                    commit
 //	announcer.mu        what is to be announced
 //	hookQueue.mu        what is to be told to the hooks
 //	repairer.mu         the row /d
 //	checkpointer.mu     whether its goroutine is there, and which job goes on
-//	blockStore.reading  held while a block is decoded for its values
+//	valueReads.mu       which reads of values go on
+//	blockStore.reading  held while a block is decoded for its values: the one that is not
 //
 // The turn comes first: fetcher.mu, announcer.mu and hookQueue.mu are taken by its
 // holder. frontier.mu is taken under announcer.mu, and no other under any.
@@ -407,7 +411,7 @@
 //     blocks are read that another one covers (verify.go). To remove losers, and in a take, it is
 //     kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
-//     (checkpoint.go). Of those that are held stay, in each DAG, those that no other one
+//     (checkpoints.go). Of those that are held stay, in each DAG, those that no other one
 //     covers, those that only such a one covers, and while history is kept some 9 older
 //     ones (thinout.go).
 //   - After a check in vain, as of a false checkpoint, none begins for three times as long
@@ -419,7 +423,7 @@
 //     (takeprepare.go, takepolicy.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
 //     To look for a block that is not known reads a row of each larger one, mostly of
-//     some 4 KiB (members.go). Whoever reads a cover reads up to 8 pages of 256 KiB of
+//     some 4 KiB (coverindex.go). Whoever reads a cover reads up to 8 pages of 256 KiB of
 //     each segment ahead, 25 MiB (segment.go).
 //   - 4,096 blocks are kept in mind as targets of skip links, of all DAGs (skips.go).
 //   - 64 blocks hold values of older blocks, or wait for them: each up to 1 MiB of

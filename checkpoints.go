@@ -1,0 +1,137 @@
+package crdt
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+)
+
+// checkpoints are those that are known, by their blocks.
+type checkpoints map[blockID]*checkpoint
+
+// maxIdle bounds how many checkpoints are known of which nothing is made: with them
+// peers could fill the memory.
+const maxIdle = 256
+
+// A checkpointsChange is what a commit does to them.
+type checkpointsChange struct {
+	overlay[checkpoints, *checkpoint]
+}
+
+func (c *checkpointsChange) set(cp *checkpoint) { c.add(cp.id, cp) }
+
+// see takes notice of a checkpoint that is merged now, in the place of another if there
+// are too many.
+func (c *checkpointsChange) see(cp *checkpoint) {
+	if least, n := c.now.leastIdle(); n >= maxIdle {
+		c.remove(least.id)
+	}
+	c.set(cp)
+}
+
+// forget drops a checkpoint whose block is being purged. One that is held, or has to do
+// with a take, is not dropped here.
+func (c *checkpointsChange) forget(id blockID) {
+	if cp := c.now[id]; cp != nil && cp.idle() {
+		c.remove(id)
+	}
+}
+
+// held returns those checkpoints whose cover counts as marks.
+func (all checkpoints) held() checkpoints {
+	held := make(checkpoints)
+	for id, cp := range all {
+		if cp.state.held() {
+			held[id] = cp
+		}
+	}
+	return held
+}
+
+// of returns those of a DAG.
+func (all checkpoints) of(dagName string) checkpoints {
+	mine := make(checkpoints)
+	for id, cp := range all {
+		if cp.tip.DAGName == dagName {
+			mine[id] = cp
+		}
+	}
+	return mine
+}
+
+// segments returns those of the covers of checkpoints, each once.
+func (all checkpoints) segments() []segment { return segmentsOf(maps.Values(all)) }
+
+// segmentsOf returns those of the covers of some checkpoints, each once.
+func segmentsOf(some iter.Seq[*checkpoint]) (segments []segment) {
+	seen := make(map[segment]bool)
+	for cp := range some {
+		for _, seg := range cp.segments {
+			if !seen[seg] {
+				seen[seg] = true
+				segments = append(segments, seg)
+			}
+		}
+	}
+	return segments
+}
+
+// heldSegments returns the segments of the covers that count as marks.
+func (all checkpoints) heldSegments() []segment { return all.held().segments() }
+
+// use reports which segments checkpoints have, by their roots.
+func (all checkpoints) use() map[blockID]bool {
+	used := make(map[blockID]bool)
+	for _, seg := range all.segments() {
+		used[seg.root] = true
+	}
+	return used
+}
+
+// unused returns the segments that no checkpoint has any more once the commit is made.
+func (c *checkpointsChange) unused() (segments []segment) {
+	used := c.now.use()
+	for id, was := range c.before {
+		if c.now[id] == was {
+			continue
+		}
+		for _, seg := range was.segments {
+			if !used[seg.root] {
+				segments = append(segments, seg)
+			}
+		}
+	}
+	return segments
+}
+
+// leastIdle returns the idle checkpoint that is worth least, and how many there are.
+func (all checkpoints) leastIdle() (least *checkpoint, n int) {
+	for _, cp := range all {
+		if !cp.idle() {
+			continue
+		}
+		if n++; least == nil || cp.isWorth(least) < 0 {
+			least = cp
+		}
+	}
+	return least, n
+}
+
+// isWorth compares idle checkpoints: void ones are worth least, and then low ones.
+func (cp *checkpoint) isWorth(o *checkpoint) int {
+	return cmp.Or(cmp.Compare(o.state, cp.state), cmp.Compare(cp.tip.Height, o.tip.Height), cp.id.compare(o.id))
+}
+
+// bringsCheckpoint reports whether the commit changes what is known of a checkpoint, or
+// completes one.
+func (c *commit) bringsCheckpoint() bool {
+	if c.checkpoints.changed || len(c.checkpoints.now) == 0 {
+		return c.checkpoints.changed
+	}
+	for _, id := range c.dag.completed {
+		if c.checkpoints.now[id] != nil {
+			return true
+		}
+	}
+	return false
+}
