@@ -42,14 +42,13 @@ func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
 		c.due, c.deferred = time.Time{}, false
 		return false, nil
 	case c.due.IsZero():
-		c.makeIn(rand.N(c.opts.RebroadcastInterval/4 + 1))
-		return false, nil
-	case time.Now().Before(c.due):
+		c.due = time.Now().Add(rand.N(c.opts.RebroadcastInterval/4 + 1))
+		return c.chores.isTime(c.due), nil
+	case !c.chores.isTime(c.due):
 		return false, nil
 	case !c.deferred && c.committer.frontier.checkpoints().anyToCome(""):
-		c.deferred = true
-		c.makeIn(c.opts.RebroadcastInterval)
-		return false, nil
+		c.due, c.deferred = time.Now().Add(c.opts.RebroadcastInterval), true
+		return c.chores.isTime(c.due), nil
 	}
 	c.due, c.deferred = time.Time{}, false
 	err = c.do(ctx, "", func(ctx context.Context) error {
@@ -61,11 +60,6 @@ func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
 		c.committer.grown.Store(0) // what stands in the way will stand there for a while
 	}
 	return err == nil, ctx.Err()
-}
-
-func (c *checkpointer) makeIn(wait time.Duration) {
-	c.due = time.Now().Add(wait)
-	time.AfterFunc(wait, c.wake)
 }
 
 // anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above

@@ -14,7 +14,7 @@ import (
 // they cover. One job goes on at a time, of a call or of its goroutine, which is there
 // only while there is something to do.
 type checkpointer struct {
-	ctx       context.Context // ends when the datastore is closed
+	chores    *chores
 	log       logging.StandardLogger
 	store     *rowStore
 	blocks    *blockStore
@@ -28,7 +28,6 @@ type checkpointer struct {
 	voids   atomic.Uint64 // checkpoints that were found void
 
 	// Owned by the goroutine:
-	chores    []*chore              // what it does
 	finished  bool                  // what the last run has not removed is gone
 	undecided map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
 	rest      time.Time             // until when none is checked, as some were in vain
@@ -36,19 +35,13 @@ type checkpointer struct {
 	due       time.Time             // when the next one is to be made; zero: not yet
 	deferred  bool                  // that is once more, for one of a peer
 	dropped   map[blockID]bool      // checkpoints below which history has been dropped
-	alarm     *time.Timer           // rings when more is to be dropped; may be nil
 	thinned   checkpoints           // those that were held when none of them was to be dropped
 	putOff    map[blockID]putOff    // checkpoints that could not be taken
 	vainTake  bool                  // the last one could not
-	again     *time.Timer           // for wakeIn; nil: it has not been needed
 
-	mu         sync.Mutex
-	current    *checkpointJob // of the holder of alone
-	purging    *string        // the DAG of a purge that has the token or waits for it
-	rung       bool           // there may be something to do
-	running    bool           // the goroutine is there
-	stopped    bool           // and will not be there again
-	background sync.WaitGroup
+	mu      sync.Mutex
+	current *checkpointJob // of the holder of alone
+	purging *string        // the DAG of a purge that has the token or waits for it
 }
 
 // A checkpointJob is work on the checkpoints of a DAG that is going on.
@@ -61,10 +54,10 @@ type checkpointJob struct {
 var errPurging = errors.New("crdt: the DAG is being purged: begin anew")
 
 func newCheckpointer(ctx context.Context, c *committer, f *fetcher, opts *Options) *checkpointer {
-	cp := &checkpointer{ctx: ctx, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
+	cp := &checkpointer{chores: &chores{ctx: ctx, log: opts.Logger}, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
 	cp.alone <- struct{}{}
 	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue, cp.thinOut} {
-		cp.chores = append(cp.chores, &chore{do: do})
+		cp.chores.all = append(cp.chores.all, &chore{do: do})
 	}
 	return cp
 }
@@ -139,7 +132,7 @@ func (c *checkpointer) exclude(ctx context.Context, dagName string) (end func(),
 	return func() {
 		c.setPurging(nil)
 		c.alone <- struct{}{}
-		c.wake()
+		c.chores.wake()
 	}, nil
 }
 
@@ -148,88 +141,4 @@ func (c *checkpointer) setPurging(dagName *string) {
 	defer c.mu.Unlock()
 	c.purging = dagName
 	c.interruptLocked()
-}
-
-// wake has the goroutine look for something to do. It does not block.
-func (c *checkpointer) wake() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.rung = true
-	if !c.running && !c.stopped {
-		c.running = true
-		c.background.Go(c.run)
-	}
-}
-
-// wakeIn has the goroutine look after a while, in the place of when a timer would have had
-// it look before. The timer is nil at first.
-func (c *checkpointer) wakeIn(wait time.Duration, timer **time.Timer) {
-	if *timer == nil {
-		*timer = time.AfterFunc(wait, c.wake)
-		return
-	}
-	(*timer).Reset(wait)
-}
-
-// stop waits for the goroutine to end. Its context must have ended.
-func (c *checkpointer) stop() {
-	c.mu.Lock()
-	c.stopped = true
-	c.mu.Unlock()
-	c.background.Wait()
-	for _, timer := range []*time.Timer{c.alarm, c.again} {
-		if timer != nil {
-			timer.Stop()
-		}
-	}
-}
-
-func (c *checkpointer) run() {
-	for c.takeRing() {
-		c.workOff()
-	}
-}
-
-// takeRing reports whether there may be something to do. Otherwise the goroutine ends.
-func (c *checkpointer) takeRing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.running, c.rung = c.rung && !c.stopped, false
-	return c.running
-}
-
-// A chore is one kind of what the goroutine does. do does some of it, and reports whether
-// there may be more.
-type chore struct {
-	do     func(context.Context) (did bool, err error)
-	paused time.Time // until when, as it has failed
-}
-
-// workOff does what there is to do, some of each kind in turn: whatever comes of one, the
-// others wait for one piece of it at most.
-func (c *checkpointer) workOff() {
-	for did := true; did; {
-		did = false
-		for _, chore := range c.chores {
-			did = c.doSome(chore) || did
-			if c.ctx.Err() != nil {
-				return
-			}
-		}
-	}
-}
-
-// doSome does some of a chore. What fails is tried again after a while.
-func (c *checkpointer) doSome(chore *chore) (did bool) {
-	if time.Now().Before(chore.paused) {
-		return false
-	}
-	did, err := chore.do(c.ctx)
-	if err == nil || c.ctx.Err() != nil {
-		return did
-	}
-	c.log.Warnf("checkpoints: %s", err)
-	chore.paused = time.Now().Add(retryPause)
-	time.AfterFunc(retryPause, c.wake)
-	return false
 }

@@ -25,8 +25,8 @@ func TestChoresTakeTurns(t *testing.T) {
 			return true, nil
 		}}
 	}
-	c := newFoldWorld(t, 1).checkpointer
-	c.chores = []*chore{times("check ", 4), times("drop ", 2)}
+	c := newFoldWorld(t, 1).chores
+	c.all = []*chore{times("check ", 4), times("drop ", 2)}
 	c.workOff()
 	if order != "check drop check drop check check " {
 		t.Error(order)
@@ -38,10 +38,11 @@ func TestChoresTakeTurns(t *testing.T) {
 func TestFailedChorePauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failed, done atomic.Int64
-		c := newFoldWorld(t, 1).checkpointer
-		silent(c.opts)
-		c.log = c.opts.Logger
-		c.chores = []*chore{
+		c := newFoldWorld(t, 1).chores
+		o := testOptions()
+		silent(o)
+		c.log = o.Logger
+		c.all = []*chore{
 			{do: func(context.Context) (bool, error) { failed.Add(1); return true, errors.New("no") }},
 			{do: func(context.Context) (bool, error) { done.Add(1); return false, nil }},
 		}

@@ -97,7 +97,7 @@ func open(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGService, bcast
 	if err := d.prepare(ctx); err != nil {
 		stop()
 		d.fetcher.stop()
-		d.checkpointer.stop()
+		d.checkpointer.chores.stop()
 		return nil, err
 	}
 	d.start(ctx, bcast)
@@ -108,13 +108,13 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	classes := newSizeClasses(d.opts.NumWorkers * fetchesPerWorker)
 	d.fetcher = newFetcher(ctx, d.blocks, d.opts, classes)
 	d.announcer = newAnnouncer(ctx, bcast, d.frontier, d.opts)
-	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.fetcher.unread.ring, published: d.announcer.announce, checkpointSeen: func() { d.checkpointer.wake() }}, d.log)
+	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.fetcher.unread.ring, published: d.announcer.announce, checkpointSeen: func() { d.checkpointer.chores.wake() }}, d.log)
 	d.committer.walks, d.committer.checkpointEvery = d.opts.WalkHistory, int64(d.opts.CheckpointEvery)
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize, supersede: d.opts.SupersedingPuts}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, cascadeStep: maxSpread, refusals: boundedLog{log: d.log, what: "refusing a block"}}
 	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
 	d.checkpointer = newCheckpointer(ctx, d.committer, d.fetcher, d.opts)
-	d.checkpointer.repairer, d.repairer.failed = d.repairer, d.checkpointer.wake
+	d.checkpointer.repairer, d.repairer.failed = d.repairer, d.checkpointer.chores.wake
 }
 
 // prepare brings the store into the shape that the code expects.
@@ -137,7 +137,7 @@ func (d *Datastore) prepare(ctx context.Context) error {
 func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
 	d.committer.grown.Store(d.frontier.growth())
 	if len(d.frontier.checkpoints()) > 0 || d.opts.CheckpointEvery > 0 {
-		d.checkpointer.wake()
+		d.checkpointer.chores.wake()
 	}
 	d.background.Go(d.merger.run)
 	d.background.Go(func() { d.committer.recall(ctx) })
@@ -358,7 +358,7 @@ func (d *Datastore) shutDown() {
 	d.inFlight.Wait()
 	d.stop()
 	d.fetcher.stop()
-	d.checkpointer.stop()
+	d.checkpointer.chores.stop()
 	d.background.Wait()
 	d.hooks.runRest()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout/2)

@@ -204,8 +204,8 @@
 //	keephistory.go, thinout.go,     the checkpoints that it covers
 //	release.go
 //
-// checkpointer.go has one of these jobs done at a time, of each kind one in turn: dropping
-// waits for a single check and a single take at most. Taking and dropping go on after a
+// checkpointer.go has one of these jobs done at a time, and chores.go some of each kind in
+// turn: dropping waits for a single check and a single take at most. Taking and dropping go on after a
 // restart where they were, by the row of the checkpoint and others below /w. Commits of
 // others are made in between. While a checkpoint is being taken, no block of its cover is
 // fetched or merged.
@@ -332,8 +332,9 @@
 //	announcer.mu        what is to be announced
 //	hookQueue.mu        what is to be told to the hooks
 //	repairer.mu         the row /d
-//	checkpointer.mu     whether its goroutine is there, and which job goes on
-//	valueReads.mu       which reads of values go on
+//	checkpointer.mu     the job that is going on
+//	chores.mu           whether the checkpointer's goroutine is there, and when it looks again
+//	valueReads.mu       the reads of values that are going on
 //	blockStore.reading  held while a block is decoded for its values: the one that is not
 //
 // The turn comes first: fetcher.mu, announcer.mu and hookQueue.mu are taken by its

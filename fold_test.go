@@ -49,7 +49,7 @@ func newFoldWorld(t *testing.T, seed uint64) *foldWorld {
 	notify := callbacks{reloaded: func() {}, published: func([]*block) {}, checkpointSeen: func() {}}
 	c := newCommitter(store, blocks, &frontier{}, newHookQueue(opts), notify, opts.Logger)
 	checkpointer := newCheckpointer(ctx, c, nil, opts)
-	checkpointer.chores = nil // tests do what is to be done
+	checkpointer.chores.all = nil // tests do what is to be done
 	return &foldWorld{
 		checkpointer: checkpointer,
 		t:            t,

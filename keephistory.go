@@ -14,11 +14,7 @@ import (
 // yet, it has the checkpointer woken when there will be.
 func (c *checkpointer) dropDue(ctx context.Context) (did bool, err error) {
 	next, due := c.nextDue()
-	if next == nil {
-		return false, nil
-	}
-	if wait := time.Until(due); wait > 0 {
-		c.wakeIn(wait, &c.alarm)
+	if next == nil || !c.chores.isTime(due) {
 		return false, nil
 	}
 	err = c.do(ctx, next.tip.DAGName, func(ctx context.Context) error { return c.dropNow(ctx, next.tip.DAGName) })

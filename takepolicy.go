@@ -88,7 +88,7 @@ func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error
 	}
 	switch {
 	case m.state == pending:
-		c.wakeIn(c.opts.RebroadcastInterval, &c.again) // blocks may turn out not to be had
+		c.chores.isTime(time.Now().Add(c.opts.RebroadcastInterval)) // look again: blocks may turn out not to be had
 	case m.state != complete || !c.repairer.stuck.Load():
 		return false, nil
 	}

@@ -31,7 +31,7 @@ func (c *checkpointer) verifyNext(ctx context.Context) (did bool, err error) {
 // One whose links are all in covers that are held says nothing new: it is passed over. After
 // one that was checked in vain it returns any: liars can always be higher.
 func (c *checkpointer) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
-	if time.Now().Before(c.rest) {
+	if !c.chores.isTime(c.rest) {
 		return nil, nil
 	}
 	known := c.committer.frontier.checkpoints()
@@ -99,7 +99,7 @@ func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
 	}
 	now := c.checkpoint(cp.id)
 	if c.vain = now == nil || !now.state.held(); c.vain {
-		c.restFor(restShare * time.Since(begun))
+		c.rest = time.Now().Add(restShare * time.Since(begun))
 	}
 	if err == nil {
 		return nil
@@ -118,11 +118,6 @@ func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
 // restShare is how many times as long as a check in vain none is begun: whatever liars
 // send, it takes a quarter of the time.
 const restShare = 3
-
-func (c *checkpointer) restFor(pause time.Duration) {
-	c.rest = time.Now().Add(pause)
-	time.AfterFunc(pause, c.wake)
-}
 
 func (c *checkpointer) check(ctx context.Context, cp *checkpoint) error {
 	f, err := c.refold(ctx, cp)
