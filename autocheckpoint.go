@@ -35,10 +35,9 @@ func (c *committer) countInTurn(now *commit, blocks int64) (due bool) {
 }
 
 // makeDue makes a checkpoint if one is due, and has been for its random while.
-func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
-	every := int64(c.opts.CheckpointEvery)
+func (c *maker) makeDue(ctx context.Context) (did bool, err error) {
 	switch {
-	case every == 0 || c.committer.grown.Load() < every:
+	case !c.isDue():
 		c.due, c.deferred = time.Time{}, false
 		return false, nil
 	case c.due.IsZero():
@@ -56,10 +55,15 @@ func (c *checkpointer) makeDue(ctx context.Context) (did bool, err error) {
 		return err
 	})
 	if err != nil && ctx.Err() == nil {
-		c.log.Warnf("no checkpoint is made before %d more blocks have come: %s", every, err)
+		c.log.Warnf("no checkpoint is made before %d more blocks have come: %s", c.opts.CheckpointEvery, err)
 		c.committer.grown.Store(0) // what stands in the way will stand there for a while
 	}
 	return err == nil, ctx.Err()
+}
+
+func (c *maker) isDue() bool {
+	every := int64(c.opts.CheckpointEvery)
+	return every > 0 && c.committer.grown.Load() >= every
 }
 
 // anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above

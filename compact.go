@@ -338,7 +338,7 @@ func (c *Compaction) add(o Compaction) {
 }
 
 // finishDrop removes what a drop has named and not removed, which was cut off.
-func (c *checkpointer) finishDrop(ctx context.Context) error {
+func (c *checkpointJobs) finishDrop(ctx context.Context) error {
 	_, err := c.finishBlocks(ctx)
 	if err == nil {
 		err = c.finishPages(ctx)
@@ -347,7 +347,7 @@ func (c *checkpointer) finishDrop(ctx context.Context) error {
 }
 
 // finishBlocks removes the blocks that the row /w/dropping names, and then the row.
-func (c *checkpointer) finishBlocks(ctx context.Context) (removed int, err error) {
+func (c *checkpointJobs) finishBlocks(ctx context.Context) (removed int, err error) {
 	key := c.store.keys.dropping
 	ids, found, err := c.store.idsIn(ctx, key)
 	if err != nil || !found {

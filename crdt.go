@@ -113,8 +113,8 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize, supersede: d.opts.SupersedingPuts}
 	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, cascadeStep: maxSpread, refusals: boundedLog{log: d.log, what: "refusing a block"}}
 	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
-	d.checkpointer = newCheckpointer(ctx, d.committer, d.fetcher, d.opts)
-	d.checkpointer.repairer, d.repairer.failed = d.repairer, d.checkpointer.chores.wake
+	d.checkpointer = newCheckpointer(ctx, d.committer, d.fetcher, d.repairer, d.opts)
+	d.repairer.failed = d.checkpointer.chores.wake
 }
 
 // prepare brings the store into the shape that the code expects.

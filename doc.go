@@ -204,7 +204,7 @@
 //	keephistory.go, thinout.go,     the checkpoints that it covers
 //	release.go
 //
-// checkpointer.go has one of these jobs done at a time, and chores.go some of each kind in
+// jobs.go has one of these jobs done at a time, and chores.go some of each kind in
 // turn: dropping waits for a single check and a single take at most. Taking and dropping go on after a
 // restart where they were, by the row of the checkpoint and others below /w. Commits of
 // others are made in between. While a checkpoint is being taken, no block of its cover is
@@ -317,7 +317,7 @@
 // its block is added to the DAG service.
 //
 // Repairs and purges hold repairer.alone from the beginning to the end, and take
-// the turn for each of their commits. So do jobs on checkpoints with checkpointer.alone.
+// the turn for each of their commits. So do jobs on checkpoints with checkpointJobs.alone.
 // A purge takes that after repairer.alone, once it has ended the job of its DAG.
 //
 // All mutexes but one are held for moments, and guard the fields below them:
@@ -332,7 +332,7 @@
 //	announcer.mu        what is to be announced
 //	hookQueue.mu        what is to be told to the hooks
 //	repairer.mu         the row /d
-//	checkpointer.mu     the job that is going on
+//	checkpointJobs.mu   the job that is going on
 //	chores.mu           whether the checkpointer's goroutine is there, and when it looks again
 //	valueReads.mu       the reads of values that are going on
 //	blockStore.reading  held while a block is decoded for its values: the one that is not

@@ -30,12 +30,12 @@ type folded struct {
 }
 
 // fold makes the snapshot of some heads, and gives its pages to a sink.
-func (c *checkpointer) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
+func (c *checkpointJobs) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
 	return c.foldWithin(ctx, dagName, heads, to, math.MaxInt)
 }
 
 // foldWithin is fold, but fails rather than read more blocks than a limit in the second round.
-func (c *checkpointer) foldWithin(ctx context.Context, dagName string, heads []blockID, to pageSink, limit int) (f *folded, err error) {
+func (c *checkpointJobs) foldWithin(ctx context.Context, dagName string, heads []blockID, to pageSink, limit int) (f *folded, err error) {
 	err = c.walk(ctx, dagName, heads, limit, func(ctx context.Context, w *foldWalk) error {
 		f, err = w.fold(ctx, to)
 		return err
@@ -44,7 +44,7 @@ func (c *checkpointer) foldWithin(ctx context.Context, dagName string, heads []b
 }
 
 // foldVersions makes the versions tree of some heads alone.
-func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
+func (c *checkpointJobs) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
 	err = c.walk(ctx, dagName, heads, math.MaxInt, func(ctx context.Context, w *foldWalk) error {
 		root, err = w.foldVersions(ctx, to)
 		return err
@@ -55,7 +55,7 @@ func (c *checkpointer) foldVersions(ctx context.Context, dagName string, heads [
 // walk walks down from some heads, and has what it finds folded. Where pages of the bases
 // are lost, here and for a while at everybody else's, it begins again without any: the
 // blocks may all be here.
-func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
+func (c *checkpointJobs) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
 	known := c.committer.frontier.checkpoints()
 	coming, end := c.whilePagesCome(ctx, nil)
 	err := c.walkTo(coming, known, dagName, heads, limit, fold)
@@ -73,7 +73,7 @@ func (c *checkpointer) walk(ctx context.Context, dagName string, heads []blockID
 	return nil
 }
 
-func (c *checkpointer) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
+func (c *checkpointJobs) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
 	w := newFoldWalk(c.store, c.blocks, known, dagName, limit)
 	defer w.changes.close()
 	if err := w.run(ctx, heads); err != nil {

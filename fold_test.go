@@ -48,7 +48,7 @@ func newFoldWorld(t *testing.T, seed uint64) *foldWorld {
 	blocks := &blockStore{service: offlineNode{node}, marks: store, newDelta: newPBDelta, newTag: randomTag, maxSize: opts.MaxBlockSize}
 	notify := callbacks{reloaded: func() {}, published: func([]*block) {}, checkpointSeen: func() {}}
 	c := newCommitter(store, blocks, &frontier{}, newHookQueue(opts), notify, opts.Logger)
-	checkpointer := newCheckpointer(ctx, c, nil, opts)
+	checkpointer := newCheckpointer(ctx, c, nil, nil, opts)
 	checkpointer.chores.all = nil // tests do what is to be done
 	return &foldWorld{
 		checkpointer: checkpointer,

@@ -60,3 +60,9 @@ func (c *checkpointer) nextDue() (next *checkpoint, due time.Time) {
 	}
 	return next, next.since.Add(c.opts.KeepHistory)
 }
+
+// isToDrop reports whether any history is to be dropped now.
+func (c *checkpointer) isToDrop() bool {
+	next, due := c.nextDue()
+	return next != nil && !time.Now().Before(due)
+}

@@ -78,8 +78,15 @@ var (
 	errDisputed  = errors.New("crdt: no checkpoint is made on one that was taken, as what the blocks say contradicts another one")
 )
 
+// A maker makes checkpoints. Its fields belong to the goroutine.
+type maker struct {
+	*checkpointJobs
+	due      time.Time // when the next one is to be made; zero: not yet
+	deferred bool      // that is once more, for one of a peer
+}
+
 // checkpointDAG makes a checkpoint of a DAG.
-func (c *checkpointer) checkpointDAG(ctx context.Context, dagName string) (Head, error) {
+func (c *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error) {
 	if _, ours := c.blocks.newDelta().(*pbDelta); !ours {
 		return Head{}, errOwnDeltas
 	}
@@ -105,7 +112,7 @@ func (c *checkpointer) checkpointDAG(ctx context.Context, dagName string) (Head,
 
 // unchanged returns the head of a DAG if that is its only one, and a checkpoint that is
 // held.
-func (c *checkpointer) unchanged(dagName string) (head Head, ok bool) {
+func (c *maker) unchanged(dagName string) (head Head, ok bool) {
 	tips, _ := c.committer.frontier.tips()
 	heads := tips.of(dagName)
 	if len(heads) != 1 {
@@ -121,7 +128,7 @@ func (c *checkpointer) unchanged(dagName string) (head Head, ok bool) {
 func (cp *checkpoint) head() Head { return Head{Cid: cp.id.Cid(), HeadValue: cp.tip} }
 
 // headsToFold returns the heads of a DAG that one checkpoint can be made of.
-func (c *checkpointer) headsToFold(dagName string) tips {
+func (c *maker) headsToFold(dagName string) tips {
 	all, _ := c.committer.frontier.tips()
 	ids, heads := all.of(dagName), make(tips)
 	for _, id := range ids[:min(len(ids), maxFolded, c.blocks.maxLinks())] {
@@ -131,7 +138,7 @@ func (c *checkpointer) headsToFold(dagName string) tips {
 }
 
 // publish makes a folded snapshot a block, which is held from the same commit on.
-func (c *checkpointer) publish(ctx context.Context, dagName string, heads tips, f *folded) (head Head, err error) {
+func (c *maker) publish(ctx context.Context, dagName string, heads tips, f *folded) (head Head, err error) {
 	covered, err := c.stage(ctx, f.segments)
 	if err != nil {
 		return Head{}, err
@@ -157,7 +164,7 @@ func (c *checkpointer) publish(ctx context.Context, dagName string, heads tips, 
 
 // stage writes the rows of a cover that is to be held, as far as they are not in use. It
 // returns the checkpoints that it covers and of which nothing is made.
-func (c *checkpointer) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
+func (c *checkpointJobs) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
 	used := c.committer.frontier.checkpoints().held().segments()
 	fresh := slices.DeleteFunc(slices.Clone(segments), func(s segment) bool { return slices.Contains(used, s) })
 	if err := c.committer.stageSegments(ctx, fresh); err != nil {
@@ -167,7 +174,7 @@ func (c *checkpointer) stage(ctx context.Context, segments []segment) (covered [
 }
 
 // idleIn returns the checkpoints of which nothing is made and which a cover has.
-func (c *checkpointer) idleIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
+func (c *checkpointJobs) idleIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
 	for id, cp := range c.committer.frontier.checkpoints() {
 		if !cp.idle() {
 			continue

@@ -62,7 +62,7 @@ func (c *checkpointsChange) drop(id blockID) {
 }
 
 // release releases what dropped checkpoints alone have.
-func (c *checkpointer) release(ctx context.Context) (done Compaction, err error) {
+func (c *checkpointJobs) release(ctx context.Context) (done Compaction, err error) {
 	dropped := maps.Clone(c.committer.frontier.checkpoints())
 	maps.DeleteFunc(dropped, func(_ blockID, cp *checkpoint) bool { return cp.state != checkpointDropped })
 	if len(dropped) == 0 {
@@ -96,7 +96,7 @@ func (cp *checkpoint) hasPages() bool { return cp.state == checkpointTaking || !
 
 // pagesOfNone returns the pages of some checkpoints that no other has. Below one that is
 // lost nobody can tell any more which these are: they stay.
-func (c *checkpointer) pagesOfNone(ctx context.Context, some checkpoints) (names []pageName, err error) {
+func (c *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (names []pageName, err error) {
 	own := make(map[pageName]bool)
 	for id, cp := range some {
 		err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true })
@@ -119,7 +119,7 @@ func (c *checkpointer) pagesOfNone(ctx context.Context, some checkpoints) (names
 }
 
 // eachPage calls f with each page of a checkpoint.
-func (c *checkpointer) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
+func (c *checkpointJobs) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
 	ctx, end := c.whilePagesCome(ctx, nil)
 	defer end()
 	for n, err := range c.blocks.treePages(ctx, cp.snapshot.tree()) {
@@ -138,7 +138,7 @@ func (c *checkpointer) eachPage(ctx context.Context, cp *checkpoint, f func(page
 }
 
 // sizeOfPages returns how large some pages are, as far as they can be read.
-func (c *checkpointer) sizeOfPages(ctx context.Context, names []pageName) (size int64) {
+func (c *checkpointJobs) sizeOfPages(ctx context.Context, names []pageName) (size int64) {
 	ctx, end := c.whilePagesCome(ctx, nil)
 	defer end()
 	for _, n := range names {
@@ -163,7 +163,7 @@ func (c *commit) namePages(names []pageName) {
 
 // finishPages removes the pages that rows name, and the rows of segments that are used no
 // more.
-func (c *checkpointer) finishPages(ctx context.Context) error {
+func (c *checkpointJobs) finishPages(ctx context.Context) error {
 	var rows []row
 	for e, err := range c.store.rowsOf(ctx, c.store.keys.dropped, 1, false) {
 		if err == nil {
@@ -186,7 +186,7 @@ func (c *checkpointer) finishPages(ctx context.Context) error {
 	})
 }
 
-func (c *checkpointer) removePages(ctx context.Context, row []byte) error {
+func (c *checkpointJobs) removePages(ctx context.Context, row []byte) error {
 	names, ok := decodePageNames(row)
 	if !ok {
 		return fmt.Errorf("crdt: a row below %s holds no list of pages: %d bytes", c.store.keys.dropped, len(row))

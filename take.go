@@ -43,7 +43,7 @@ var errLeft = errors.New("crdt: the checkpoint cannot be taken now")
 
 // take goes on with taking a checkpoint, from wherever it is. It returns nil when there
 // is nothing more to do now: it is held, or void, or to be tried again some time.
-func (c *checkpointer) take(ctx context.Context, id blockID) error {
+func (c *taker) take(ctx context.Context, id blockID) error {
 	err := c.takeOn(ctx, id)
 	switch {
 	case ctx.Err() != nil:
@@ -56,7 +56,7 @@ func (c *checkpointer) take(ctx context.Context, id blockID) error {
 	return err
 }
 
-func (c *checkpointer) takeOn(ctx context.Context, id blockID) error {
+func (c *taker) takeOn(ctx context.Context, id blockID) error {
 	if cp := c.checkpoint(id); c.opts.WalkHistory && cp != nil && !cp.state.held() {
 		return fmt.Errorf("%w: Options.WalkHistory is set, and was not before", errLeft)
 	}
@@ -78,13 +78,13 @@ func (c *checkpointer) takeOn(ctx context.Context, id blockID) error {
 }
 
 // checkpoint returns what is known of a checkpoint. It is nil once its DAG has been purged.
-func (c *checkpointer) checkpoint(id blockID) *checkpoint {
+func (c *checkpointJobs) checkpoint(id blockID) *checkpoint {
 	return c.committer.frontier.checkpoints()[id]
 }
 
 // commit makes a commit that has to do with a checkpoint. To change what is known of that,
 // set the copy that change gets.
-func (c *checkpointer) commit(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
+func (c *checkpointJobs) commit(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
 	c.committer.hooks.waitWhileFull()
 	return c.committer.do(ctx, func(now *commit) error {
 		old := now.checkpoints.now[id]
@@ -98,7 +98,7 @@ func (c *checkpointer) commit(ctx context.Context, id blockID, change func(now *
 
 // beginTake lets no block of a checkpoint's cover be merged any more, once its snapshot has
 // been checked.
-func (c *checkpointer) beginTake(ctx context.Context, cp *checkpoint) error {
+func (c *taker) beginTake(ctx context.Context, cp *checkpoint) error {
 	gaps := c.repairer.stuck.Load()
 	err := c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error { return now.canTake(ctx, cp, gaps) })
 	if err != nil {
@@ -149,7 +149,7 @@ func (c *commit) canTake(ctx context.Context, cp *checkpoint, gaps bool) error {
 }
 
 // mergeSnapshot merges the snapshot of a checkpoint that is being taken.
-func (c *checkpointer) mergeSnapshot(ctx context.Context, cp *checkpoint) error {
+func (c *taker) mergeSnapshot(ctx context.Context, cp *checkpoint) error {
 	if err := c.fetcher.passOver(ctx, c.store, c.committer.frontier.checkpoints(), c.fetcher.ids()); err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (c *checkpointer) mergeSnapshot(ctx context.Context, cp *checkpoint) error 
 // surveyCover reports whether any block of the cover has been merged. If one was refused,
 // or is above one that was, replicas that walk will never have its effect, and the
 // checkpoint is left.
-func (c *checkpointer) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err error) {
+func (c *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err error) {
 	for _, other := range c.committer.frontier.checkpoints() {
 		some = some || other.state.held() && other.tip.DAGName == cp.tip.DAGName
 	}
@@ -198,7 +198,7 @@ func (c *checkpointer) surveyCover(ctx context.Context, cp *checkpoint) (some bo
 
 // addEntries merges the entries of a snapshot, from where it was left. some: any of
 // the blocks of the cover may have been merged.
-func (c *checkpointer) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
+func (c *taker) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
 	part := takenPart{most: c.committer.most(maxTakenEntries)}
 	for e, err := range c.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done) {
 		if err != nil {
@@ -252,7 +252,7 @@ func (p *takenPart) isFull(next *entry) bool {
 	return len(p.entries) >= n*p.most || p.size >= n*maxTakenBytes
 }
 
-func (c *checkpointer) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {
+func (c *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {
 	return c.commit(ctx, id, func(now *commit, cp *checkpoint) error {
 		if err := now.set.loadAhead(ctx, p.keys); err != nil {
 			return err
@@ -287,12 +287,12 @@ func (c *commit) addEntry(ctx context.Context, e *entry, some bool) error {
 }
 
 // finishTake makes the cover of a checkpoint count as marks.
-func (c *checkpointer) finishTake(ctx context.Context, cp *checkpoint) error {
+func (c *taker) finishTake(ctx context.Context, cp *checkpoint) error {
 	covered, err := c.idleIn(ctx, cp.segments)
 	if err != nil {
 		return err
 	}
-	c.vainTake = false
+	c.vain = false
 	c.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
 	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
@@ -331,20 +331,20 @@ func (c *dagChange) replaceCover(ctx context.Context, cp *checkpoint) error {
 }
 
 // avoid makes a checkpoint void.
-func (c *checkpointer) avoid(ctx context.Context, id blockID, why error) error {
+func (c *checkpointJobs) avoid(ctx context.Context, id blockID, why error) error {
 	c.log.Errorf("checkpoint %s is void: %s", id.Cid(), why)
 	c.voids.Add(1)
 	return c.unwant(ctx, id, checkpointVoid)
 }
 
 // leave goes back to walking: what is missing is fetched, until it is time to try again.
-func (c *checkpointer) leave(ctx context.Context, id blockID, why error) error {
+func (c *taker) leave(ctx context.Context, id blockID, why error) error {
 	c.log.Warnf("not taking checkpoint %s: %s", id.Cid(), why)
 	c.putOffTaking(id, why)
 	return c.unwant(ctx, id, checkpointSeen)
 }
 
-func (c *checkpointer) unwant(ctx context.Context, id blockID, state checkpointState) error {
+func (c *checkpointJobs) unwant(ctx context.Context, id blockID, state checkpointState) error {
 	err := c.commit(ctx, id, func(now *commit, cp *checkpoint) error {
 		cp.state, cp.segments = state, nil
 		now.checkpoints.set(cp)

@@ -17,7 +17,7 @@ import (
 // It is one pass over the records beside one over the entries. No such version can come
 // any more, so what is read beside other commits will do. After a restart it begins anew:
 // go-datastore has no way to start in the middle.
-func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
+func (c *taker) removeDead(ctx context.Context, cp *checkpoint) error {
 	versions := c.blocks.openVersions(ctx, cp.snapshot.tree(), 0)
 	defer versions.stop()
 	scan := &deadScan{store: c.store, of: cp, versions: versions, dags: newDAGFinder(c.committer, cp.tip.DAGName)}
@@ -37,7 +37,7 @@ func (c *checkpointer) removeDead(ctx context.Context, cp *checkpoint) error {
 }
 
 // removeDeadOf removes what a scan has found, in commits of bounded size.
-func (c *checkpointer) removeDeadOf(ctx context.Context, s *deadScan) error {
+func (c *taker) removeDeadOf(ctx context.Context, s *deadScan) error {
 	for some := range slices.Chunk(s.dead, c.committer.most(maxDead)) {
 		err := c.commit(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
 			for _, n := range some {

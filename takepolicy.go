@@ -40,8 +40,17 @@ func (cp *checkpoint) isFarAbove(heads tips) bool {
 	return top == 0 || cp.tip.Height > top && cp.tip.Height-top > cp.snapshot.entries
 }
 
+// A taker takes those of others. Its fields belong to the goroutine.
+type taker struct {
+	*checkpointJobs
+	isWaitedFor func() bool // whether others wait for it
+	repairer    *repairer
+	putOff      map[blockID]putOff // checkpoints that could not be taken
+	vain        bool               // the last one could not
+}
+
 // takeJob goes on with taking a checkpoint, or begins to take one.
-func (c *checkpointer) takeJob(ctx context.Context) (did bool, err error) {
+func (c *taker) takeJob(ctx context.Context) (did bool, err error) {
 	cp, err := c.nextToTake(ctx)
 	if err != nil || cp == nil {
 		return false, err
@@ -55,7 +64,7 @@ func (c *checkpointer) takeJob(ctx context.Context) (did bool, err error) {
 
 // nextToTake returns the checkpoint to take now, or nil: first those that have been begun,
 // and then the highest. It sees to it that it is called again while there are others.
-func (c *checkpointer) nextToTake(ctx context.Context) (next *checkpoint, err error) {
+func (c *taker) nextToTake(ctx context.Context) (next *checkpoint, err error) {
 	for _, cp := range c.committer.frontier.checkpoints() {
 		may := cp.state == checkpointTold || cp.state == checkpointTaking || cp.state == checkpointWanted
 		if cp.state == checkpointSeen {
@@ -72,16 +81,16 @@ func (c *checkpointer) nextToTake(ctx context.Context) (next *checkpoint, err er
 
 // isMoreUrgent compares checkpoints that are to be taken. After one that could not be taken
 // any will do: liars can always be higher.
-func (c *checkpointer) isMoreUrgent(cp, o *checkpoint) bool {
+func (c *taker) isMoreUrgent(cp, o *checkpoint) bool {
 	if cp.state != o.state {
 		return cp.state > o.state
 	}
-	return !c.vainTake && cp.tip.Height > o.tip.Height
+	return !c.vain && cp.tip.Height > o.tip.Height
 }
 
 // mayTake reports whether there is a reason to take a checkpoint that has been merged and
 // not been judged.
-func (c *checkpointer) mayTake(ctx context.Context, cp *checkpoint) (bool, error) {
+func (c *taker) mayTake(ctx context.Context, cp *checkpoint) (bool, error) {
 	m, err := c.store.mark(ctx, cp.id)
 	if err != nil || c.opts.WalkHistory {
 		return false, err
@@ -111,14 +120,14 @@ const maxPutOff = 6
 
 // putOffTaking has a checkpoint not be taken for a while. The pause doubles, unless it was
 // others that did not wait.
-func (c *checkpointer) putOffTaking(id blockID, why error) {
+func (c *taker) putOffTaking(id blockID, why error) {
 	known := c.committer.frontier.checkpoints()
 	maps.DeleteFunc(c.putOff, func(id blockID, _ putOff) bool { return known[id] == nil })
 	p := c.putOff[id]
 	p.until = time.Now().Add(c.opts.RebroadcastInterval << p.times)
 	if !errors.Is(why, errWaitedFor) {
 		p.times = min(p.times+1, maxPutOff)
-		c.vainTake = true
+		c.vain = true
 	}
 	setIn(&c.putOff, id, p)
 }

@@ -10,12 +10,8 @@ import (
 
 // prepare fetches all of a snapshot and checks it, and makes rows of its cover. An error
 // that is errBadSnapshot is final.
-func (c *checkpointer) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
-	waited := func() bool {
-		next, err := c.nextToVerify(ctx)
-		return next != nil && err == nil || c.isWaitedFor()
-	}
-	coming, end := c.whilePagesCome(ctx, waited)
+func (c *taker) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
+	coming, end := c.whilePagesCome(ctx, c.isWaitedFor)
 	defer end()
 	segments, err := c.readSnapshot(coming, cp)
 	switch {
@@ -27,7 +23,7 @@ func (c *checkpointer) prepare(ctx context.Context, cp *checkpoint) ([]segment, 
 	return nil, fmt.Errorf("%w: %w", errLeft, err)
 }
 
-func (c *checkpointer) readSnapshot(ctx context.Context, cp *checkpoint) ([]segment, error) {
+func (c *taker) readSnapshot(ctx context.Context, cp *checkpoint) ([]segment, error) {
 	segments, err := c.blocks.readCover(ctx, cp.snapshot.cover)
 	if err != nil {
 		return nil, err
@@ -65,7 +61,7 @@ func (cp *checkpoint) checkLinks(ctx context.Context, covered func(context.Conte
 // whilePagesCome returns a context that ends once no page has come for a while though some
 // are waited for, or while others wait: they may wait for as long as pages come, which
 // peers decide. waited may be nil; it is not called any more when end returns.
-func (c *checkpointer) whilePagesCome(ctx context.Context, waited func() bool) (_ context.Context, end func()) {
+func (c *checkpointJobs) whilePagesCome(ctx context.Context, waited func() bool) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { cancel(c.watchPages(ctx, waited)) })
@@ -84,7 +80,7 @@ var (
 )
 
 // watchPages returns why no more pages are to be waited for.
-func (c *checkpointer) watchPages(ctx context.Context, waited func() bool) error {
+func (c *checkpointJobs) watchPages(ctx context.Context, waited func() bool) error {
 	ticks := time.NewTicker(pagePatience / 2)
 	defer ticks.Stop()
 	silent := 0 // ticks
@@ -106,14 +102,4 @@ func (c *checkpointer) watchPages(ctx context.Context, waited func() bool) error
 		}
 		before = now
 	}
-}
-
-// isWaitedFor reports whether somebody waits for the end of what the goroutine does: a
-// call, or a checkpoint to be made, or history to be dropped.
-func (c *checkpointer) isWaitedFor() bool {
-	if every := int64(c.opts.CheckpointEvery); c.waiting.Load() > 0 || every > 0 && c.committer.grown.Load() >= every {
-		return true
-	}
-	next, due := c.nextDue()
-	return next != nil && !time.Now().Before(due)
 }

@@ -14,7 +14,7 @@ const (
 
 // tellCover brings what was there before a cover came to count as marks in line with it,
 // in commits of bounded size. If it is cut off it begins anew, and finds what is left.
-func (c *checkpointer) tellCover(ctx context.Context, cp *checkpoint) error {
+func (c *taker) tellCover(ctx context.Context, cp *checkpoint) error {
 	keys := c.store.keys
 	for _, prefix := range []string{keys.waiting + "/w", keys.queue} {
 		if err := c.eachCovered(ctx, cp, prefix, maxToldBlocks, tellParents); err != nil {
@@ -42,7 +42,7 @@ type rowOfCover struct {
 }
 
 // eachCovered makes commits that do something about the covered rows under a prefix.
-func (c *checkpointer) eachCovered(ctx context.Context, cp *checkpoint, prefix string, most int, do func(context.Context, *commit, []rowOfCover) error) error {
+func (c *taker) eachCovered(ctx context.Context, cp *checkpoint, prefix string, most int, do func(context.Context, *commit, []rowOfCover) error) error {
 	var some []rowOfCover
 	settle := func() error {
 		return c.commit(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
@@ -65,7 +65,7 @@ func (c *checkpointer) eachCovered(ctx context.Context, cp *checkpoint, prefix s
 	return settle()
 }
 
-func (c *checkpointer) coveredRows(ctx context.Context, cp *checkpoint, prefix string) iter.Seq2[rowOfCover, error] {
+func (c *taker) coveredRows(ctx context.Context, cp *checkpoint, prefix string) iter.Seq2[rowOfCover, error] {
 	return func(yield func(rowOfCover, error) bool) {
 		for e, err := range c.store.rowsUnder(ctx, prefix, false, 0) {
 			path, id, covered := splitID(e.Key)

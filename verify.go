@@ -14,8 +14,17 @@ import (
 // is not, it is void: a block like any other, that is never built on or taken. If nothing
 // can be folded, it stays undecided, which does no harm.
 
+// A verifier checks those of others. Its fields belong to the goroutine.
+type verifier struct {
+	*checkpointJobs
+	isWaitedFor func() bool           // whether others wait for it
+	undecided   map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
+	rest        time.Time             // until when none is checked, as some were in vain
+	vain        bool                  // the last one was checked in vain
+}
+
 // verifyNext checks the highest checkpoint that may be checked, and after one in vain any.
-func (c *checkpointer) verifyNext(ctx context.Context) (did bool, err error) {
+func (c *verifier) verifyNext(ctx context.Context) (did bool, err error) {
 	cp, err := c.nextToVerify(ctx)
 	if cp == nil || err != nil {
 		return false, err
@@ -30,7 +39,7 @@ func (c *checkpointer) verifyNext(ctx context.Context) (did bool, err error) {
 // nextToVerify returns the highest checkpoint that is complete and has not been judged.
 // One whose links are all in covers that are held says nothing new: it is passed over. After
 // one that was checked in vain it returns any: liars can always be higher.
-func (c *checkpointer) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
+func (c *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
 	if !c.chores.isTime(c.rest) {
 		return nil, nil
 	}
@@ -60,9 +69,15 @@ func (c *checkpointer) nextToVerify(ctx context.Context) (next *checkpoint, err 
 	return next, nil
 }
 
+// isToVerify reports whether any may be checked now.
+func (c *verifier) isToVerify() bool {
+	next, err := c.nextToVerify(c.chores.ctx)
+	return next != nil && err == nil
+}
+
 // isOld reports whether all that a checkpoint covers is in covers that are held. One
 // that was made of the same heads as another is checked all the same: that costs nothing.
-func (c *checkpointer) isOld(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
+func (c *verifier) isOld(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
 	if known.sameHeads(cp) != nil {
 		return false, nil
 	}
@@ -91,7 +106,7 @@ func sameIDs(a, b []blockID) bool {
 
 // verify checks a checkpoint, and lets it be if that cannot be done. It is tried again
 // once another one is held, and after the next start: it may have taken long.
-func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
+func (c *verifier) verify(ctx context.Context, cp *checkpoint) error {
 	begun := time.Now()
 	err := c.check(ctx, cp)
 	if ctx.Err() != nil {
@@ -119,7 +134,7 @@ func (c *checkpointer) verify(ctx context.Context, cp *checkpoint) error {
 // send, it takes a quarter of the time.
 const restShare = 3
 
-func (c *checkpointer) check(ctx context.Context, cp *checkpoint) error {
+func (c *verifier) check(ctx context.Context, cp *checkpoint) error {
 	f, err := c.refold(ctx, cp)
 	if err != nil {
 		return err
@@ -140,7 +155,7 @@ func (c *checkpointer) check(ctx context.Context, cp *checkpoint) error {
 }
 
 // confirm holds a checkpoint that is what its blocks say.
-func (c *checkpointer) confirm(ctx context.Context, cp *checkpoint, f *folded) error {
+func (c *verifier) confirm(ctx context.Context, cp *checkpoint, f *folded) error {
 	covered, err := c.stage(ctx, f.segments)
 	if err != nil {
 		return err
@@ -154,7 +169,7 @@ func (c *checkpointer) confirm(ctx context.Context, cp *checkpoint, f *folded) e
 
 // discard removes the pages of a snapshot that was folded to compare it, but for those that
 // some checkpoint has.
-func (c *checkpointer) discard(ctx context.Context, s snapshotName) error {
+func (c *verifier) discard(ctx context.Context, s snapshotName) error {
 	pages, err := c.pagesOfNone(ctx, checkpoints{blockID{}: {snapshot: s}})
 	if err != nil {
 		return err
@@ -175,7 +190,7 @@ func (c *checkpointer) discard(ctx context.Context, s snapshotName) error {
 const maxOldBlocks = 64 << 10
 
 // refold makes the snapshot of the heads of a checkpoint.
-func (c *checkpointer) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
+func (c *verifier) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
 	if same := c.committer.frontier.checkpoints().sameHeads(cp); same != nil {
 		return &folded{snapshot: same.snapshot, segments: same.segments, taken: same.taken}, nil
 	}
@@ -184,7 +199,7 @@ func (c *checkpointer) refold(ctx context.Context, cp *checkpoint) (*folded, err
 
 // agree returns the segments of a checkpoint's cover, all of whose pages are here, if its
 // snapshot is what has been folded. Otherwise it returns errBadSnapshot.
-func (c *checkpointer) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segment, error) {
+func (c *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segment, error) {
 	own, other := f.snapshot, cp.snapshot
 	if own == other {
 		return f.segments, nil
@@ -208,7 +223,7 @@ func (c *checkpointer) agree(ctx context.Context, f *folded, cp *checkpoint) ([]
 
 // contradict is for a checkpoint that is not what its blocks say. Where the own fold rests
 // on a snapshot that was taken, this may be the wrong one.
-func (c *checkpointer) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
+func (c *verifier) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
 	if f.taken {
 		c.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
 		return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.checkpoints.dispute(cp) })
@@ -229,7 +244,7 @@ func (c *checkpointsChange) dispute(cp *checkpoint) {
 }
 
 // judge changes what is known of a checkpoint, if that is as it was.
-func (c *checkpointer) judge(ctx context.Context, cp *checkpoint, change func(*commit, *checkpoint)) error {
+func (c *verifier) judge(ctx context.Context, cp *checkpoint, change func(*commit, *checkpoint)) error {
 	return c.committer.do(ctx, func(now *commit) error {
 		if cp := now.checkpoints.now[cp.id]; cp != nil && cp.state == checkpointSeen {
 			change(now, cp)
