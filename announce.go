@@ -119,7 +119,7 @@ func (a *announcer) announceHeads(since time.Time) {
 }
 
 // sawHead notes that another replica knows a head, so that the next round can
-// leave it out. That may be hours away: what is a head no more is dropped before.
+// leave it out. That may be hours away: what is a head no more is removed before.
 func (a *announcer) sawHead(id blockID) {
 	heads, _ := a.frontier.tips()
 	if _, ok := heads[id]; !ok {
@@ -149,7 +149,7 @@ func (a *announcer) run() {
 		case <-round.C:
 			a.announceHeads(begun)
 			begun = time.Now()
-			a.forgetSeen()
+			a.clearSeen()
 			round.Reset(a.nextRound())
 		case <-a.ctx.Done():
 			return
@@ -179,7 +179,7 @@ func (a *announcer) nextRound() time.Duration {
 	return time.Duration(float64(a.interval) * (0.7 + 0.6*rand.Float64()))
 }
 
-func (a *announcer) forgetSeen() {
+func (a *announcer) clearSeen() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.seen)

@@ -29,9 +29,8 @@ func (c *checkpointsChange) see(cp *checkpoint) {
 	c.set(cp)
 }
 
-// forget drops a checkpoint whose block is being purged. One that is held, or has to do
-// with a take, is not dropped here.
-func (c *checkpointsChange) forget(id blockID) {
+// removeIdle removes a checkpoint if nothing is made of it.
+func (c *checkpointsChange) removeIdle(id blockID) {
 	if cp := c.now[id]; cp != nil && cp.idle() {
 		c.remove(id)
 	}

@@ -173,7 +173,7 @@ func (c *committer) makeSureInTurn(ctx context.Context) error {
 	if c.unsure == nil {
 		return nil
 	}
-	made, err := c.store.holds(ctx, c.unsure.rows)
+	made, err := c.store.hasAll(ctx, c.unsure.rows)
 	if err != nil {
 		return err
 	}
@@ -309,7 +309,7 @@ func (c *committer) learnInTurn(now *commit) {
 		c.store.covers.set(now.checkpoints.now.heldSegments())
 	}
 	for _, name := range now.dag.begunAnew {
-		c.skips.forget(name) // they would lead newcomers below it
+		c.skips.clear(name) // they would lead newcomers below it
 	}
 	blocks := int64(0)
 	for _, id := range now.dag.completed {
@@ -428,7 +428,7 @@ func (c *committer) once(ctx context.Context, values map[versionName]*loser, cha
 		if !errors.As(err, &about) {
 			return err
 		}
-		if err := c.attempt(ctx, values, dropSome(context.WithoutCancel(ctx), blockID(about))); err != nil {
+		if err := c.attempt(ctx, values, removeSome(context.WithoutCancel(ctx), blockID(about))); err != nil {
 			return err
 		}
 	}

@@ -21,8 +21,8 @@ type coverIndex struct {
 // A heldSegment is one of a cover that is held.
 type heldSegment struct {
 	segment
-	small bool                      // its ids are kept in memory
-	known atomic.Pointer[[]coverID] // these, once somebody has asked; sorted
+	small    bool                      // its ids are kept in memory
+	inMemory atomic.Pointer[[]coverID] // these, once somebody has asked; sorted
 }
 
 func (c *coverIndex) none() bool { return c.held.Load() == nil }
@@ -90,14 +90,14 @@ func (s *rowStore) inHeld(ctx context.Context, held []*heldSegment, id coverID) 
 }
 
 func (s *rowStore) inSmall(ctx context.Context, h *heldSegment, id coverID) (bool, error) {
-	known := h.known.Load()
+	known := h.inMemory.Load()
 	if known == nil {
 		ids, err := s.loadSegment(ctx, h.segment)
 		if err != nil {
 			return false, err
 		}
 		known = &ids
-		h.known.Store(known)
+		h.inMemory.Store(known)
 	}
 	_, found := slices.BinarySearchFunc(*known, id, coverID.compare)
 	return found, nil

@@ -212,7 +212,7 @@ func (c *dagChange) merge(ctx context.Context, b *block) error {
 		c.strand(b.id)
 		return c.uncover(ctx, m, b.links)
 	case m.missing > 0:
-		return c.hold(ctx, b.id, m, b.links)
+		return c.makePending(ctx, b.id, m, b.links)
 	}
 	c.complete(b.id, m, b.links)
 	return nil
@@ -283,9 +283,9 @@ func (c *dagChange) setQueued(id blockID, w *wanted) {
 	setIn(&c.queue, id, w)
 }
 
-// hold keeps a block waiting. It is a pending head in the place of the pending heads below it,
+// makePending has a block wait. It is a pending head in the place of the pending heads below it,
 // unless a block above is waiting for it, of the same DAG in both cases.
-func (c *dagChange) hold(ctx context.Context, id blockID, m *mark, links []blockID) error {
+func (c *dagChange) makePending(ctx context.Context, id blockID, m *mark, links []blockID) error {
 	for _, link := range links {
 		if below, ok := c.pendingHeads.now[link]; ok && below.DAGName == m.tip.DAGName {
 			c.pendingHeads.remove(link)

@@ -61,6 +61,25 @@
 //   - A DAG has a name, mostly "". Named DAGs are for [MerkleCRDT.Publish].
 //     They have heads of their own but share one set of pairs.
 //
+// # Verbs
+//
+// Each means one thing here, in comments and in names:
+//
+//   - To merge a block is to take its delta into the set, once and for all. A refused one
+//     never is. A block is known once it has been merged or refused.
+//   - To fold is to make a snapshot of blocks and older snapshots.
+//   - To hold a checkpoint is to have its cover count as marks.
+//   - To take a checkpoint is to merge its snapshot in the place of the blocks below it.
+//     To leave it is to go back to these.
+//   - To tell is to let those know that wait for a block that it is complete, or refused.
+//   - To drop history is to remove blocks that a held checkpoint covers, and their marks.
+//   - To retire a checkpoint is to let another one, which covers it, stand for it. To sweep
+//     is to remove the pages and rows that no checkpoint has any more.
+//   - To purge a DAG is to forget its blocks and versions: each is taken out as if it had
+//     never come. Nothing else is forgotten.
+//   - To commit is to make a commit. What is acquired and released is a token, such as the
+//     turn, or room in memory.
+//
 // # How data flows
 //
 //	crdt.go        Put, Delete, Batch              a message      broadcaster.go

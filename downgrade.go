@@ -93,7 +93,7 @@ func (m *migration) goBack(ctx context.Context, stamp string) error {
 	if err := stampVersion(ctx, m.store, downgradingRow); err != nil {
 		return err
 	}
-	return m.takeSteps(ctx, []func(context.Context) error{m.markGaps, m.flatten, m.dropCheckpoints, m.restoreVersions, m.showNamedHeads})
+	return m.takeSteps(ctx, []func(context.Context) error{m.markGaps, m.flatten, m.removeCheckpoints, m.restoreVersions, m.showNamedHeads})
 }
 
 // markGaps marks the datastore dirty when something is missing in it.
@@ -108,13 +108,13 @@ func (m *migration) markGaps(ctx context.Context) error {
 	return nil
 }
 
-// dropCheckpoints removes what is known of checkpoints. All that they cover has marks of
+// removeCheckpoints removes what is known of checkpoints. All that they cover has marks of
 // its own. Pages that were about to be removed stay in the DAG service.
-func (m *migration) dropCheckpoints(ctx context.Context) error {
+func (m *migration) removeCheckpoints(ctx context.Context) error {
 	m.remove(m.store.keys.spare)
 	m.remove(m.store.keys.dropping)
 	for _, prefix := range []string{m.store.keys.checkpoints, m.store.keys.segments, m.store.keys.dropped} {
-		if err := m.drop(ctx, prefix); err != nil {
+		if err := m.removeUnder(ctx, prefix); err != nil {
 			return err
 		}
 	}

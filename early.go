@@ -33,7 +33,7 @@ func (c *setChange) removeEarly(ctx context.Context, k *keyChange, id blockID) e
 		return err
 	}
 	if claimed {
-		c.dropClaim(k, id)
+		c.removeClaim(k, id)
 		return nil
 	}
 	if !c.mayHaveEarly {

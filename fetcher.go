@@ -136,7 +136,7 @@ func (f *fetcher) deliver(r *request, a *arrival) {
 	f.mu.Lock()
 	wanted := f.scheduler.answered(r)
 	f.mu.Unlock()
-	if !wanted { // dropped meanwhile
+	if !wanted { // removed meanwhile
 		f.release(a.room)
 		return
 	}
@@ -202,7 +202,7 @@ func (f *fetcher) merged(group []*arrival, missing map[blockID][]wanted) {
 			for _, w := range missing[a.missing.id] {
 				s.want(now, a.missing.group, w)
 			}
-			s.drop(a.missing) // last: its group may end with it
+			s.remove(a.missing) // last: its group may end with it
 		}
 	})
 }
@@ -254,14 +254,14 @@ func (f *fetcher) reserveValues(b *missingBlock) (ok bool) {
 	return ok
 }
 
-func (f *fetcher) forget(purged map[blockID]bool, unwanted []blockID) {
-	f.tell(func(s *scheduler, _ time.Time) { s.forget(purged, unwanted) })
+func (f *fetcher) remove(purged map[blockID]bool, unwanted []blockID) {
+	f.tell(func(s *scheduler, _ time.Time) { s.removeAll(purged, unwanted) })
 }
 
-func (f *fetcher) isDropped(b *missingBlock) bool {
+func (f *fetcher) isRemoved(b *missingBlock) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return b.state == dropped
+	return b.state == removed
 }
 
 // asksInVain reports whether blocks seem to be nowhere.
@@ -289,7 +289,7 @@ func (f *fetcher) len() int {
 func (f *fetcher) stop() {
 	f.tell(func(s *scheduler, _ time.Time) {
 		for _, b := range s.missing {
-			s.drop(b)
+			s.remove(b)
 		}
 		if f.timer != nil {
 			f.timer.Stop()

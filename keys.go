@@ -140,8 +140,8 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 	}
 }
 
-// holds reports whether a row can be one of this datastore's.
-func (k *keyspace) holds(row string) bool {
+// has reports whether a row can be one of this datastore's.
+func (k *keyspace) has(row string) bool {
 	root := strings.TrimSuffix(k.namespace.String(), "/") + "/"
 	return strings.HasPrefix(row, root) && !strings.HasSuffix(row, "/")
 }

@@ -223,7 +223,7 @@ func (c *commit) hold(cp *checkpoint, f *folded, covered []blockID) {
 	held.segments, held.taken = f.segments, f.taken
 	c.checkpoints.set(&held)
 	for _, id := range covered {
-		c.checkpoints.forget(id)
+		c.checkpoints.removeIdle(id)
 	}
 	c.dag.begunAnew = append(c.dag.begunAnew, cp.tip.DAGName)
 }

@@ -271,7 +271,7 @@ func (m *merger) fill(ctx context.Context, c *commit, group []*arrival) error {
 }
 
 func (m *merger) addArrival(ctx context.Context, c *commit, a *arrival) error {
-	if m.fetcher.isDropped(a.missing) { // it has been purged since it was fetched
+	if m.fetcher.isRemoved(a.missing) { // it has been purged since it was fetched
 		return nil
 	}
 	if a.err == nil {

@@ -71,7 +71,7 @@ func newMigration(store *rowStore, blocks *blockStore, log logging.StandardLogge
 // run takes the steps in an order in which each may be begun again: a version
 // that has a tombstone goes before its tombstone does.
 func (m *migration) run(ctx context.Context, version uint64) error {
-	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.dropOld, m.dropTombstones, m.dropClaims, m.mendHeads, m.checkShutdown}
+	steps := []func(context.Context) error{m.moveVersions, m.electAgain, m.removeOld, m.removeTombstones, m.removeClaims, m.mendHeads, m.checkShutdown}
 	if version > 0 {
 		steps = slices.Delete(steps, 1, 2) // its winners are right
 	}
@@ -298,25 +298,25 @@ func (m *migration) queueRows(ctx context.Context, c *setChange) error {
 	return nil
 }
 
-// dropOld removes what only the old formats have.
-func (m *migration) dropOld(ctx context.Context) error {
+// removeOld removes what only the old formats have.
+func (m *migration) removeOld(ctx context.Context) error {
 	for _, prefix := range []string{m.store.keys.oldSet, m.store.keys.oldValues} {
-		if err := m.drop(ctx, prefix); err != nil {
+		if err := m.removeUnder(ctx, prefix); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *migration) drop(ctx context.Context, prefix string) error {
+func (m *migration) removeUnder(ctx context.Context, prefix string) error {
 	return m.each(ctx, prefix, func(e query.Entry) error {
 		m.remove(ds.RawKey(prefix + e.Key))
 		return nil
 	})
 }
 
-// dropTombstones removes the tombstones of merged blocks.
-func (m *migration) dropTombstones(ctx context.Context) error {
+// removeTombstones removes the tombstones of merged blocks.
+func (m *migration) removeTombstones(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.tombstones, func(e query.Entry) error {
 		key, id, ok := splitID(e.Key)
 		merged := false
@@ -337,9 +337,9 @@ func (m *migration) dropTombstones(ctx context.Context) error {
 	})
 }
 
-// dropClaims drops what Downgrade left of claims about blocks that the old module
+// removeClaims removes what Downgrade left of claims about blocks that the old module
 // has merged since. What these gave to the keys is read from them.
-func (m *migration) dropClaims(ctx context.Context) error {
+func (m *migration) removeClaims(ctx context.Context) error {
 	return m.each(ctx, m.store.keys.claims, func(e query.Entry) error {
 		name, _, claim := strings.Cut(e.Key[1:], "/")
 		id, ok := parseBlockID(name)

@@ -22,7 +22,7 @@ import (
 //	arrived    waiting    the values that merging it needs have been read: likewise
 //	arrived    parked     it could not be merged
 //	parked     waiting    the pause is over, or a peer has come
-//	any        dropped    it has been merged, given up, purged, or displaced
+//	any        removed    it has been merged, given up, purged, or displaced
 type missingBlock struct {
 	id       blockID
 	group    *fetchGroup
@@ -41,7 +41,7 @@ type missingBlock struct {
 	retryAt   time.Time                          // of one that is parked
 	at        int                                // likewise: in scheduler.parked
 	needs     reservation                        // of one that is crowded
-	holds     reservation                        // of one that was
+	room      reservation                        // of one that was
 	announced *list.Element                      // in scheduler.announced
 }
 
@@ -53,7 +53,7 @@ const (
 	parked                      // in scheduler.parked, until retryAt
 	crowded                     // in the line for room of its group
 	arrived                     // handed to the merger
-	dropped                     // in none
+	removed                     // in none
 )
 
 // linked notes how the block is linked. When both ways have been seen, one of
@@ -74,7 +74,7 @@ func (b *missingBlock) before(o *missingBlock) bool {
 
 // urgent reports whether the block keeps room or values from others as long as it
 // waits.
-func (b *missingBlock) urgent() bool { return b.holds.class != nil || b.values != nil }
+func (b *missingBlock) urgent() bool { return b.room.class != nil || b.values != nil }
 
 // A fetchGroup is the blocks that one announcement leads to, or one block that came
 // among lies. They share a session and a turn.

@@ -16,7 +16,7 @@ func (m *migration) mix(ctx context.Context, stamp string) error {
 		return err
 	}
 	m.mixed = true
-	steps := []func(context.Context) error{m.markDirty, m.removeDead, m.moveVersions, m.dropOld, m.dropTombstones, m.dropClaims, m.mendHeads}
+	steps := []func(context.Context) error{m.markDirty, m.removeDead, m.moveVersions, m.removeOld, m.removeTombstones, m.removeClaims, m.mendHeads}
 	if stamp == downgradingRow {
 		steps = append([]func(context.Context) error{m.flatten}, steps...)
 	} else if err := stampVersion(ctx, m.store, mixedRow); err != nil {
@@ -99,7 +99,7 @@ func (m *migration) contest(ctx context.Context, key string, id blockID, r *reco
 // summaries stay, as the old module does not look at them: without them New would
 // take the versions for those of merged blocks.
 func (m *migration) flatten(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{m.raisePendingHeads, m.flattenMarks, m.dropQueue} {
+	for _, step := range []func(context.Context) error{m.raisePendingHeads, m.flattenMarks, m.removeQueue} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -141,9 +141,9 @@ func (m *migration) flattenMarks(ctx context.Context) error {
 	})
 }
 
-func (m *migration) dropQueue(ctx context.Context) error {
+func (m *migration) removeQueue(ctx context.Context) error {
 	for _, prefix := range []string{m.store.keys.queue, m.store.keys.waiting} {
-		if err := m.drop(ctx, prefix); err != nil {
+		if err := m.removeUnder(ctx, prefix); err != nil {
 			return err
 		}
 	}

@@ -254,7 +254,7 @@ func (p *purge) hide(ctx context.Context, left []blockID) (stillLeft []blockID, 
 		}
 		p.hidden = hidden
 		c.checkpoints.purge(p.dagName)
-		c.committer.skips.forget(p.dagName)
+		c.committer.skips.clear(p.dagName)
 		return nil
 	})
 	return stillLeft, err
@@ -393,7 +393,7 @@ func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []bl
 		if err := c.set.forgetClaims(ctx, b); err != nil {
 			return nil, err
 		}
-		c.checkpoints.forget(b.id)
+		c.checkpoints.removeIdle(b.id)
 		wants, err := c.dag.forget(ctx, b)
 		if err != nil {
 			return nil, err
@@ -454,7 +454,7 @@ func (p *purge) removeRemains(ctx context.Context, tops []blockID) error {
 // removed must not be: they would not be in the DAG service.
 func (p *purge) end(ctx context.Context) {
 	_ = p.committer.acquire(ctx) // it does not end
-	p.fetcher.forget(p.hidden, p.wants)
+	p.fetcher.remove(p.hidden, p.wants)
 	p.committer.purge = nil
 	p.committer.release()
 	p.fetcher.unread.ring() // what is wanted again

@@ -6,7 +6,7 @@ import (
 )
 
 // A request asks for a block. It may outlive the block's being requested: when that
-// is dropped, or when it has come and the merger is behind.
+// is removed, or when it has come and the merger is behind.
 type request struct {
 	block   *missingBlock
 	group   *fetchGroup   // of the block when the request was made
@@ -64,7 +64,7 @@ func (s *scheduler) outlive(now time.Time, r *request) {
 		r.pool.holding.MoveToBack(r.element)
 		return
 	}
-	s.release(&b.holds)
+	s.release(&b.room)
 	s.vacate(r)
 	r.pool, r.since = nil, now
 	r.element = s.slow.PushBack(r)

@@ -152,7 +152,7 @@ func (s *scheduler) announce(g *fetchGroup, l link) {
 	s.wait(b)
 	b.announced = s.announced.PushBack(b)
 	if s.announced.Len() > maxAnnounced {
-		s.drop(s.announced.Front().Value.(*missingBlock))
+		s.remove(s.announced.Front().Value.(*missingBlock))
 	}
 }
 
@@ -161,7 +161,7 @@ func (s *scheduler) announce(g *fetchGroup, l link) {
 func (s *scheduler) arrive(b *missingBlock) {
 	if old := s.missing[b.id]; old != nil {
 		b.queued = old.queued
-		s.drop(old)
+		s.remove(old)
 	}
 	b.state = arrived
 	s.enter(b)
@@ -212,12 +212,12 @@ func (s *scheduler) regroup(b *missingBlock, to *fetchGroup) {
 // group may keep others out.
 func (s *scheduler) displace(g *fetchGroup) bool {
 	if n := len(s.parked); n > 0 {
-		s.drop(s.parked[n-1])
+		s.remove(s.parked[n-1])
 		return true
 	}
 	for _, p := range s.pools()[1:] {
 		if last := p.last(); last != nil && p.length(last.line.owner) > 2*g.pool.length(g) {
-			s.drop(last.item)
+			s.remove(last.item)
 			return true
 		}
 	}
@@ -247,7 +247,7 @@ func (s *scheduler) become(b *missingBlock, to blockState) {
 			b.place, b.needs = nil, reservation{}
 		}
 	case requested:
-		if to == dropped {
+		if to == removed {
 			b.request.cancel()
 		}
 		b.request = nil
@@ -359,14 +359,14 @@ func (s *scheduler) classify(g *fetchGroup) {
 // fail parks a block until it is worth another try. It reports whether it is
 // given up instead.
 func (s *scheduler) fail(now time.Time, b *missingBlock) (givenUp bool) {
-	if b.state == dropped {
+	if b.state == removed {
 		return false
 	}
-	s.release(&b.holds)
-	s.forgetValues(b)
+	s.release(&b.room)
+	s.clearValues(b)
 	b.attempts++
 	if !b.queued && b.attempts >= maxAttempts {
-		s.drop(b)
+		s.remove(b)
 		return true
 	}
 	s.become(b, parked)
@@ -445,7 +445,7 @@ func earlier(a, b time.Time) time.Time {
 // retry asks again for a block, which is here, once the values have been read that
 // merging it needs.
 func (s *scheduler) retry(b *missingBlock, values map[versionName]*loser) {
-	if b.state != dropped {
+	if b.state != removed {
 		b.values = values
 		s.wait(b)
 	}
@@ -453,15 +453,15 @@ func (s *scheduler) retry(b *missingBlock, values map[versionName]*loser) {
 
 // reserveValues lets values be read for a block, unless many have some already.
 func (s *scheduler) reserveValues(b *missingBlock) bool {
-	if !b.valued && b.state != dropped && s.valued < maxValued {
+	if !b.valued && b.state != removed && s.valued < maxValued {
 		b.valued = true
 		s.valued++
 	}
 	return b.valued
 }
 
-// forgetValues is for a block that is not with the merger, which reads them.
-func (s *scheduler) forgetValues(b *missingBlock) {
+// clearValues is for a block that is not with the merger, which reads them.
+func (s *scheduler) clearValues(b *missingBlock) {
 	b.values = nil
 	s.unreserveValues(b)
 }
@@ -473,14 +473,14 @@ func (s *scheduler) unreserveValues(b *missingBlock) {
 	}
 }
 
-// drop forgets a block in whatever state it is. The merger may go on reading its
+// remove removes a block in whatever state it is. The merger may go on reading its
 // values.
-func (s *scheduler) drop(b *missingBlock) {
-	if b.state == dropped {
+func (s *scheduler) remove(b *missingBlock) {
+	if b.state == removed {
 		return
 	}
-	s.become(b, dropped)
-	s.release(&b.holds)
+	s.become(b, removed)
+	s.release(&b.room)
 	s.unreserveValues(b)
 	s.unlist(b)
 	delete(s.missing, b.id)
@@ -495,17 +495,17 @@ func (s *scheduler) unlist(b *missingBlock) {
 	}
 }
 
-// forget drops blocks that are being purged, and those that are not wanted any
+// removeAll removes blocks that are being purged, and those that are not wanted any
 // more, unless these have arrived.
-func (s *scheduler) forget(purged map[blockID]bool, unwanted []blockID) {
+func (s *scheduler) removeAll(purged map[blockID]bool, unwanted []blockID) {
 	for id, b := range s.missing {
 		if purged[id] {
-			s.drop(b)
+			s.remove(b)
 		}
 	}
 	for _, id := range unwanted {
 		if b := s.missing[id]; b != nil && b.state != arrived {
-			s.drop(b)
+			s.remove(b)
 		}
 	}
 }
@@ -529,7 +529,7 @@ func (s *scheduler) asksInVain(now time.Time) bool {
 func (s *scheduler) restore(now time.Time, rows []wanted, all bool) {
 	if !all {
 		s.readLater(now)
-		s.forgetParked()
+		s.removeParked()
 	}
 	for _, w := range rows {
 		w.height = 0
@@ -537,11 +537,11 @@ func (s *scheduler) restore(now time.Time, rows []wanted, all bool) {
 	}
 }
 
-// forgetParked makes room for others that may come.
-func (s *scheduler) forgetParked() {
+// removeParked makes room for others that may come.
+func (s *scheduler) removeParked() {
 	for _, b := range append(parkedHeap(nil), s.parked...) {
 		if b.queued {
-			s.drop(b)
+			s.remove(b)
 		}
 	}
 }
@@ -562,7 +562,7 @@ func (s *scheduler) check() {
 	}
 	mustHold(all == s.held && all <= s.slots, "a wrong number of slots is held")
 	for id, b := range s.missing {
-		mustHold(b.id == id && b.state != dropped && b.listed(), "a block is not in the list of its state")
+		mustHold(b.id == id && b.state != removed && b.listed(), "a block is not in the list of its state")
 		mustHold(b.group.held == held[b.group] && b.group.slow == slow[b.group], "a group has a wrong number of requests")
 		if b.doubted {
 			doubted[b.group]++

@@ -67,7 +67,7 @@ func (s *schedulerTest) come(r *request) {
 	wanted := s.answered(r)
 	s.ended(s.now, r, false)
 	if wanted {
-		s.drop(r.block)
+		s.remove(r.block)
 	}
 }
 
@@ -99,7 +99,7 @@ func TestProvenGroupHasHalfOfTheSlots(t *testing.T) {
 		for _, r := range s.open {
 			if r.group == honest && s.answered(r) {
 				s.ended(s.now, r, false)
-				s.drop(r.block)
+				s.remove(r.block)
 				s.wants(honest, 1)
 			}
 		}
@@ -204,7 +204,7 @@ func TestRequestThatIsOutdatedChangesNothing(t *testing.T) {
 	if second.block != b || b.request != second || b.state != requested || g.slow != 1 {
 		t.Errorf("state %d, %d slow requests", b.state, g.slow)
 	}
-	s.drop(b)
+	s.remove(b)
 	if !s.cut[second] || s.cut[old] {
 		t.Error("the wrong request was cut off")
 	}
@@ -227,7 +227,7 @@ func TestSchedulerInvariants(t *testing.T) {
 			s.scheduler.check()
 		}
 		for _, b := range s.missing {
-			s.drop(b)
+			s.remove(b)
 		}
 		for _, r := range s.open {
 			s.ended(s.now, r, rng.IntN(2) == 0)
@@ -270,7 +270,7 @@ func (x *schedulerChaos) step() {
 	case 4:
 		x.pass(time.Duration(x.rng.IntN(500)) * time.Millisecond)
 	case 5:
-		x.forget(map[blockID]bool{testIDOf(1 + x.rng.IntN(x.made)): true}, []blockID{testIDOf(1 + x.rng.IntN(x.made))})
+		x.removeAll(map[blockID]bool{testIDOf(1 + x.rng.IntN(x.made)): true}, []blockID{testIDOf(1 + x.rng.IntN(x.made))})
 	case 6:
 		x.ask()
 	case 7:
@@ -319,7 +319,7 @@ func (x *schedulerChaos) merge() {
 	x.merging = x.merging[1:]
 	switch x.rng.IntN(3) {
 	case 0:
-		x.drop(b)
+		x.remove(b)
 	case 1:
 		x.fail(x.now, b)
 	case 2:
@@ -348,7 +348,7 @@ func TestBlockThatComesLeavesHopelessGroup(t *testing.T) {
 	s.ended(s.now, first, false)
 	s.scheduler.check()
 	s.wants(b.group, 1)
-	s.drop(b)
+	s.remove(b)
 	for _, r := range s.ask() {
 		if r.group == b.group {
 			return

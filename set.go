@@ -52,7 +52,7 @@ func newSetChange(store *rowStore, mayHaveTombstones, mayHaveClaims bool) *setCh
 // merge applies a delta that came in block id. merged reports whether a block
 // has been merged.
 func (c *setChange) merge(ctx context.Context, id blockID, d *deltaContent, merged func(context.Context, blockID) (bool, error)) error {
-	if err := c.dropClaims(ctx, id); err != nil {
+	if err := c.removeClaims(ctx, id); err != nil {
 		return err
 	}
 	if err := c.removeAll(ctx, d.tombstones, merged); err != nil {
@@ -339,7 +339,7 @@ func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionN
 }
 
 // complete fills in what was fetched for a loser. It returns false for a
-// version that turned out to have no value in its block, and drops it.
+// version that turned out to have no value in its block, and removes it.
 func (c *setChange) complete(k *keyChange, l *loser) bool {
 	f, ok := c.fetched[versionName{k.key, l.id}]
 	if !ok || l.known {
@@ -461,8 +461,8 @@ func (k *keyChange) reachesTop() bool {
 	return false
 }
 
-// dropLoser leaves no row of a loser, if there is one.
-func (k *keyChange) dropLoser(id blockID) {
+// removeLoser leaves no row of a loser, if there is one.
+func (k *keyChange) removeLoser(id blockID) {
 	if k.mayHaveLosers {
 		k.setLoser(id, nil)
 	} else {
@@ -493,7 +493,7 @@ func (k *keyChange) add(v version) {
 		k.lose(v)
 	case k.win == nil || v.beats(k.win):
 		if _, ok := k.losers[v.id]; ok { // from the same delta, or a claim that lost
-			k.dropLoser(v.id)
+			k.removeLoser(v.id)
 		}
 		k.crown(&v)
 	case !k.wonBy(v.id):
@@ -510,7 +510,7 @@ func (k *keyChange) crown(v *version) {
 }
 
 func (k *keyChange) remove(id blockID) {
-	k.dropLoser(id)
+	k.removeLoser(id)
 	if k.before != nil && !k.before.unresolved && k.before.id == id {
 		k.removed = true
 	}
@@ -532,7 +532,7 @@ func (k *keyChange) crownBest(candidates []*loser) {
 		}
 	}
 	if best != nil {
-		k.dropLoser(best.id) // or a lesser claim of the same version
+		k.removeLoser(best.id) // or a lesser claim of the same version
 		k.crown(&best.version)
 	}
 	k.low = !slices.ContainsFunc(candidates, func(l *loser) bool { return l != best && l.mayHave(maxPriority) })

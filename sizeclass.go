@@ -85,12 +85,12 @@ func (r reservation) fits() bool { return r.class.used+r.size <= r.class.size }
 // which is here now, will be asked for again when there is: it is not kept.
 func (s *scheduler) reserve(r *request, need reservation) (_ reservation, ok bool) {
 	b := r.block
-	held := b.holds
+	held := b.room
 	switch {
-	case b.request != r: // dropped meanwhile
+	case b.request != r: // removed meanwhile
 		return reservation{}, false
 	case held.class != nil:
-		b.holds = reservation{}
+		b.room = reservation{}
 		return held, true
 	case need.tryTake():
 		return need, true
@@ -110,8 +110,8 @@ func (s *scheduler) release(r *reservation) {
 	*r = reservation{}
 	for p := class.crowd.first(nil); p != nil && p.item.needs.fits(); p = class.crowd.first(nil) {
 		b := p.item
-		b.holds = b.needs
-		class.use(b.holds.size)
+		b.room = b.needs
+		class.use(b.room.size)
 		s.wait(b)
 	}
 }

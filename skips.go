@@ -93,11 +93,11 @@ func (s skips) note(dagName string, height uint64, id blockID) {
 	}
 	s[slot] = skipTarget{height, id}
 	if len(s) > maxSlots {
-		s.dropAny()
+		s.removeAny()
 	}
 }
 
-func (s skips) dropAny() {
+func (s skips) removeAny() {
 	for slot := range s {
 		if slot.dagName != "" {
 			delete(s, slot)
@@ -106,8 +106,8 @@ func (s skips) dropAny() {
 	}
 }
 
-// forget drops the targets in a DAG whose blocks are gone.
-func (s skips) forget(dagName string) {
+// clear removes the targets in a DAG whose blocks are gone.
+func (s skips) clear(dagName string) {
 	maps.DeleteFunc(s, func(slot skipSlot, _ skipTarget) bool { return slot.dagName == dagName })
 }
 

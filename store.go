@@ -145,8 +145,8 @@ func (s *rowStore) write(ctx context.Context, rows []row) error {
 	return s.applyRedo(ctx, rows)
 }
 
-// holds reports whether rows are as a write would have left them.
-func (s *rowStore) holds(ctx context.Context, rows []row) (bool, error) {
+// hasAll reports whether rows are as a write would have left them.
+func (s *rowStore) hasAll(ctx context.Context, rows []row) (bool, error) {
 	for _, r := range rows {
 		value, found, err := s.getRow(ctx, r.key)
 		if err != nil {
@@ -267,7 +267,7 @@ func (k *keyspace) decodeRedoEntry(entry []byte) (row, error) {
 		eachField(entry, redoKey, func(b []byte) error { key = b; return nil }),
 		eachField(entry, redoValue, func(b []byte) error { value = b; return nil }),
 	)
-	if err == nil && !k.holds(string(key)) {
+	if err == nil && !k.has(string(key)) {
 		err = fmt.Errorf("it has a row %q, which is not below %s", key, k.namespace)
 	}
 	if err != nil {

@@ -165,7 +165,7 @@ func (k *keyChange) claim(v version) {
 		k.setLoser(v.id, &loser{version: v, known: true})
 		return
 	}
-	k.dropLoser(v.id)
+	k.removeLoser(v.id)
 	k.crown(&v)
 }
 
@@ -184,7 +184,7 @@ func (c *setChange) find(ctx context.Context, k *keyChange, id blockID) (*loser,
 	return decodeLoser(id, b)
 }
 
-// What one commit drops of the claims about a block. No honest block has given many
+// What one commit removes of the claims about a block. No honest block has given many
 // more values, but summaries can claim any number.
 const (
 	maxDropped     = 4096
@@ -192,16 +192,16 @@ const (
 )
 
 // A manyClaims error names a block that more is claimed about than one commit may
-// drop. See committer.once.
+// remove. See committer.once.
 type manyClaims blockID
 
 func (m manyClaims) Error() string {
-	return fmt.Sprintf("crdt: more is claimed about block %s than one commit drops", blockID(m).Cid())
+	return fmt.Sprintf("crdt: more is claimed about block %s than one commit removes", blockID(m).Cid())
 }
 
-// dropClaims removes the claims about a block, which is merged now. If these are
-// too many for one commit, it drops some and returns manyClaims.
-func (c *setChange) dropClaims(ctx context.Context, id blockID) error {
+// removeClaims removes the claims about a block, which is merged now. If these are
+// too many for one commit, it removes some and returns manyClaims.
+func (c *setChange) removeClaims(ctx context.Context, id blockID) error {
 	keys, err := c.claimedKeys(ctx, id)
 	if err != nil {
 		return err
@@ -218,12 +218,12 @@ func (c *setChange) dropClaims(ctx context.Context, id blockID) error {
 		if k.win != nil {
 			size += len(k.win.value)
 		}
-		c.dropClaim(k, id)
+		c.removeClaim(k, id)
 	}
 	return nil
 }
 
-func (c *setChange) dropClaim(k *keyChange, id blockID) {
+func (c *setChange) removeClaim(k *keyChange, id blockID) {
 	k.remove(id)
 	c.setClaim(versionName{k.key, id}, claimNow{})
 }
@@ -244,15 +244,15 @@ func (c *setChange) forgetClaims(ctx context.Context, b *block) error {
 		if err != nil {
 			return err
 		}
-		c.dropClaim(k, id)
+		c.removeClaim(k, id)
 	}
 	return nil
 }
 
-// dropSome is a commit that drops claims about a block, as many as it may.
-func dropSome(ctx context.Context, id blockID) func(*commit) error {
+// removeSome is a commit that removes claims about a block, as many as it may.
+func removeSome(ctx context.Context, id blockID) func(*commit) error {
 	return func(c *commit) error {
-		err := c.set.dropClaims(ctx, id)
+		err := c.set.removeClaims(ctx, id)
 		if errors.As(err, new(manyClaims)) {
 			return nil
 		}
@@ -261,7 +261,7 @@ func dropSome(ctx context.Context, id blockID) func(*commit) error {
 }
 
 // claimedKeys returns keys to which a block is claimed to have given values: all,
-// or more than one commit may drop.
+// or more than one commit may remove.
 func (c *setChange) claimedKeys(ctx context.Context, id blockID) (keys []string, err error) {
 	if c.mayHaveClaims {
 		limit := maxDropped + 1 + len(c.claims[id])

@@ -82,9 +82,9 @@ func (c *checkpointJobs) checkpoint(id blockID) *checkpoint {
 	return c.committer.frontier.checkpoints()[id]
 }
 
-// commit makes a commit that has to do with a checkpoint. To change what is known of that,
+// update makes a commit that has to do with a checkpoint. To change what is known of that,
 // set the copy that change gets.
-func (c *checkpointJobs) commit(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
+func (c *checkpointJobs) update(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
 	c.committer.hooks.waitWhileFull()
 	return c.committer.do(ctx, func(now *commit) error {
 		old := now.checkpoints.now[id]
@@ -100,7 +100,7 @@ func (c *checkpointJobs) commit(ctx context.Context, id blockID, change func(now
 // been checked.
 func (c *taker) beginTake(ctx context.Context, cp *checkpoint) error {
 	gaps := c.repairer.stuck.Load()
-	err := c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error { return now.canTake(ctx, cp, gaps) })
+	err := c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error { return now.canTake(ctx, cp, gaps) })
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (c *taker) beginTake(ctx context.Context, cp *checkpoint) error {
 	if err := c.committer.raiseFormat(ctx); err != nil {
 		return err
 	}
-	err = c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	err = c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.canTake(ctx, cp, gaps); err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ func (p *takenPart) isFull(next *entry) bool {
 }
 
 func (c *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {
-	return c.commit(ctx, id, func(now *commit, cp *checkpoint) error {
+	return c.update(ctx, id, func(now *commit, cp *checkpoint) error {
 		if err := now.set.loadAhead(ctx, p.keys); err != nil {
 			return err
 		}
@@ -294,7 +294,7 @@ func (c *taker) finishTake(ctx context.Context, cp *checkpoint) error {
 	}
 	c.vain = false
 	c.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
-	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	return c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
 			return err
 		}
@@ -345,7 +345,7 @@ func (c *taker) leave(ctx context.Context, id blockID, why error) error {
 }
 
 func (c *checkpointJobs) unwant(ctx context.Context, id blockID, state checkpointState) error {
-	err := c.commit(ctx, id, func(now *commit, cp *checkpoint) error {
+	err := c.update(ctx, id, func(now *commit, cp *checkpoint) error {
 		cp.state, cp.segments = state, nil
 		now.checkpoints.set(cp)
 		return nil

@@ -39,7 +39,7 @@ func (c *taker) removeDead(ctx context.Context, cp *checkpoint) error {
 // removeDeadOf removes what a scan has found, in commits of bounded size.
 func (c *taker) removeDeadOf(ctx context.Context, s *deadScan) error {
 	for some := range slices.Chunk(s.dead, c.committer.most(maxDead)) {
-		err := c.commit(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
+		err := c.update(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
 			for _, n := range some {
 				if err := now.set.remove(ctx, n.key, n.id, now.dag.merged); err != nil {
 					return err

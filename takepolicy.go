@@ -166,7 +166,7 @@ func (f *fetcher) passOver(ctx context.Context, store *rowStore, known checkpoin
 			over = append(over, id)
 		}
 	}
-	f.forget(nil, over)
+	f.remove(nil, over)
 	return nil
 }
 

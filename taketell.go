@@ -21,13 +21,13 @@ func (c *taker) tellCover(ctx context.Context, cp *checkpoint) error {
 			return err
 		}
 	}
-	if err := c.eachCovered(ctx, cp, keys.tombstones, maxUselessRows, dropTombstones); err != nil {
+	if err := c.eachCovered(ctx, cp, keys.tombstones, maxUselessRows, removeTombstones); err != nil {
 		return err
 	}
 	if err := c.eachCovered(ctx, cp, keys.blocks, maxUselessRows, completePending); err != nil {
 		return err
 	}
-	return c.commit(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	return c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		cp.state = checkpointHeld
 		now.checkpoints.set(cp)
 		return nil
@@ -45,7 +45,7 @@ type rowOfCover struct {
 func (c *taker) eachCovered(ctx context.Context, cp *checkpoint, prefix string, most int, do func(context.Context, *commit, []rowOfCover) error) error {
 	var some []rowOfCover
 	settle := func() error {
-		return c.commit(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
+		return c.update(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
 	}
 	for r, err := range c.coveredRows(ctx, cp, prefix) {
 		if err != nil {
@@ -96,8 +96,8 @@ func tellParents(ctx context.Context, now *commit, rows []rowOfCover) error {
 	return now.dag.spread(ctx)
 }
 
-// dropTombstones removes those of versions that cannot come any more.
-func dropTombstones(_ context.Context, now *commit, rows []rowOfCover) error {
+// removeTombstones removes those of versions that cannot come any more.
+func removeTombstones(_ context.Context, now *commit, rows []rowOfCover) error {
 	for _, r := range rows {
 		now.set.setTombstone(versionName{r.path, r.id}, false)
 	}

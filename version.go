@@ -50,7 +50,7 @@ func storedVersion(ctx context.Context, store *rowStore) (version uint64, stamp 
 // stampVersion writes the version row.
 func stampVersion(ctx context.Context, store *rowStore, stamp string) error {
 	rows := []row{{key: store.keys.version, value: []byte(stamp)}}
-	if done, err := store.holds(ctx, rows); done || err != nil {
+	if done, err := store.hasAll(ctx, rows); done || err != nil {
 		return err
 	}
 	return store.Put(ctx, rows[0].key, rows[0].value)
@@ -61,7 +61,7 @@ func stampVersion(ctx context.Context, store *rowStore, stamp string) error {
 func (c *committer) raiseFormat(ctx context.Context) error {
 	return c.attempt(ctx, nil, func(now *commit) error {
 		stamp := row{key: c.store.keys.version, value: []byte(coveredRow)}
-		raised, err := c.store.holds(ctx, []row{stamp})
+		raised, err := c.store.hasAll(ctx, []row{stamp})
 		if !raised {
 			now.rows = append(now.rows, stamp)
 		}
