@@ -263,6 +263,9 @@ func (c *commit) finish(ctx context.Context) error {
 	if err := c.set.electWinners(ctx); err != nil {
 		return err
 	}
+	if err := c.set.keepCovered(ctx); err != nil {
+		return err
+	}
 	if err := c.dag.spread(ctx); err != nil {
 		return err
 	}

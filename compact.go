@@ -1,11 +1,9 @@
 package crdt
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -57,45 +55,34 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (done Compactio
 // A drop removes the blocks below some checkpoints, a portion at a time. Whoever is
 // killed amid one goes on where it was, and loses nothing:
 //
-//  1. One commit, or several, keeps the values of live versions that stand in the
-//     blocks. The last one removes their marks, which the cover stands for, and names
-//     the blocks in the row /w/dropping. From then on nobody looks for them here.
-//  2. The store is synced: a power cut must not undo this, when the blocks are gone.
-//  3. The blocks are removed from the DAG service, once nobody reads values from them any
+//  1. Values that stand in the blocks alone are kept (keeplosers.go).
+//  2. A commit removes the marks of the blocks, which the cover stands for, and names
+//     them in the row /w/dropping. From then on nobody looks for them here.
+//  3. The store is synced: a power cut must not undo this, when the blocks are gone.
+//  4. The blocks are removed from the DAG service, once nobody reads values from them any
 //     more. To do so twice does no harm.
-//  4. That row goes.
-//
-// A version that is not live will not be live again: whoever finds that need not look
-// once more.
+//  5. That row goes.
 type drop struct {
 	*checkpointer
-	below  []*checkpoint // what these cover is dropped
-	reader briefReader
-	lost   map[blockID]bool // blocks that it could not read
-	done   Compaction
-	unread error // of a page that could not be read
+	below    []*checkpoint // what these cover is dropped
+	segments []segment     // of these
+	reader   briefReader
+	values   keptValues
+	done     Compaction
+	unread   error // of a page that could not be read
 
 	// The next portion:
-	ids    []blockID
-	size   int64       // of the blocks
-	values []versionOf // that may still have to be kept
-	bytes  int         // in values
+	ids  []blockID
+	size int64 // of the blocks
 }
-
-// A versionOf is a version with its key.
-type versionOf struct {
-	key string
-	version
-}
-
-// What one commit of a drop looks at: writes wait for it.
-const (
-	maxKeptVersions = 256
-	maxKeptBytes    = 1 << 20
-)
 
 func (c *checkpointer) newDrop(below []*checkpoint) *drop {
-	return &drop{checkpointer: c, below: below, reader: briefReader{blocks: c.blocks}}
+	return &drop{
+		checkpointer: c,
+		below:        below,
+		segments:     segmentsOf(slices.Values(below)),
+		reader:       briefReader{blocks: c.blocks},
+	}
 }
 
 // drop drops what those checkpoints of a DAG cover that were held at some time. What lost
@@ -103,11 +90,10 @@ func (c *checkpointer) newDrop(below []*checkpoint) *drop {
 func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
 	d := c.newDrop(c.committer.frontier.checkpoints().heldAt(dagName, at))
 	if len(d.below) > 0 {
-		if err := d.dropBlocks(ctx); err != nil {
-			return d.done, d.unread, err
-		}
-		if err := d.supersede(ctx, segmentsOf(slices.Values(d.below))); err != nil {
-			return d.done, d.unread, err
+		for _, do := range []func(context.Context) error{d.keepLosers, d.dropBlocks, d.supersede} {
+			if err := do(ctx); err != nil {
+				return d.done, d.unread, err
+			}
 		}
 	}
 	released, err := c.release(ctx)
@@ -134,152 +120,42 @@ func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld &&
 
 // dropBlocks drops the blocks that have a row and are covered.
 func (d *drop) dropBlocks(ctx context.Context) error {
-	below := segmentsOf(slices.Values(d.below))
 	for e, err := range d.store.rowsOf(ctx, d.store.keys.blocks, 1, true) {
 		if err != nil {
 			return err
 		}
 		if _, id, ok := splitID(e.Key); ok {
-			if err := d.addIf(ctx, id, below); err != nil {
+			if err := d.addIf(ctx, id); err != nil {
 				return err
 			}
 		}
 	}
-	if err := d.remove(ctx); err != nil {
-		return err
-	}
-	return d.dropLost(ctx)
+	return d.remove(ctx)
 }
 
-// addIf adds a block that is complete and in some segments.
-func (d *drop) addIf(ctx context.Context, id blockID, below []segment) error {
-	in, err := d.store.inSegments(ctx, below, id)
-	if err != nil || !in {
+// addIf adds a block to the portion if it is complete and covered, and drops that once it
+// is large enough.
+func (d *drop) addIf(ctx context.Context, id blockID) error {
+	in, err := d.store.inSegments(ctx, d.segments, id)
+	if err != nil || !in || d.values.staying[id] {
 		return err
 	}
 	m, err := d.store.markRow(ctx, id)
 	if err != nil || m.state != complete {
 		return err
 	}
-	return d.add(ctx, id)
-}
-
-// add adds a block to the portion, and drops that once it is large enough.
-func (d *drop) add(ctx context.Context, id blockID) error {
-	b, err := d.reader.getMerged(ctx, id)
-	switch {
-	case ctx.Err() != nil:
+	raw, err := d.reader.get(ctx, id)
+	if ctx.Err() != nil {
 		return ctx.Err()
-	case err != nil:
-		return d.lose(ctx, id)
 	}
-	for key, l := range b.versions() {
-		if err := d.addValue(ctx, versionOf{key, l.version}); err != nil {
-			return err
-		}
+	if err != nil {
+		raw = nil // it is lost: see keepLost
 	}
-	return d.addBlock(ctx, id, len(b.raw))
-}
-
-// addBlock adds a block whose values have been added.
-func (d *drop) addBlock(ctx context.Context, id blockID, size int) error {
-	d.ids, d.size = append(d.ids, id), d.size+int64(size)
+	d.ids, d.size = append(d.ids, id), d.size+int64(len(raw))
 	if len(d.ids) < d.committer.most(maxGroupBlocks) {
 		return nil
 	}
 	return d.remove(ctx)
-}
-
-// addValue adds a value that may have to be kept.
-func (d *drop) addValue(ctx context.Context, v versionOf) error {
-	if needed, err := d.store.needsBlock(ctx, versionName{v.key, v.id}); !needed || err != nil {
-		return err
-	}
-	d.values = append(d.values, v)
-	if d.bytes += len(v.value); len(d.values) < d.committer.most(maxKeptVersions) && d.bytes < maxKeptBytes {
-		return nil
-	}
-	return d.keep(ctx, nil)
-}
-
-// needsBlock reports whether a version may be live, and its value stand in its block alone.
-// Most are dead, and this is found out while nobody waits. A version that has moved between
-// the record and the rows of losers meanwhile is in neither: the record has changed then.
-func (s *rowStore) needsBlock(ctx context.Context, n versionName) (bool, error) {
-	record, found, err := s.getRow(ctx, s.keys.record(n.key))
-	if err != nil || !found {
-		return false, err
-	}
-	switch r, err := decodeRecord(record); {
-	case err != nil:
-		return false, fmt.Errorf("%w of %s", err, n.key)
-	case r.id == n.id:
-		return !r.keepValue, nil
-	case !r.losers:
-		return false, nil
-	}
-	row, found, err := s.getRow(ctx, s.keys.loser(n.key, n.id))
-	if err != nil {
-		return false, err
-	}
-	if found {
-		l, err := decodeLoser(n.id, row)
-		return err == nil && !l.keepValue, err
-	}
-	now, _, err := s.getRow(ctx, s.keys.record(n.key))
-	return !bytes.Equal(now, record), err
-}
-
-// keep has the store keep the values of the portion, and does what else there is to do
-// in the last commit.
-func (d *drop) keep(ctx context.Context, last func(*commit)) error {
-	err := d.committer.do(ctx, func(c *commit) error {
-		if err := c.set.loadAhead(ctx, keysBy(d.values, func(v versionOf) string { return v.key })); err != nil {
-			return err
-		}
-		for _, v := range d.values {
-			if err := c.set.keepValue(ctx, v); err != nil {
-				return err
-			}
-		}
-		if last != nil {
-			last(c)
-		}
-		return nil
-	})
-	if err == nil {
-		d.values, d.bytes = d.values[:0], 0
-	}
-	return err
-}
-
-// keepValue stores the value of a version, if it is live, for the case that it loses:
-// its block will not be here.
-func (c *setChange) keepValue(ctx context.Context, v versionOf) error {
-	k, err := c.load(ctx, v.key)
-	if err != nil {
-		return err
-	}
-	l, err := c.find(ctx, k, v.id)
-	if err != nil || l == nil || l.keepValue {
-		return err
-	}
-	v.keepValue = true
-	if k.wonBy(v.id) {
-		k.win = &v.version
-	} else {
-		k.setLoser(v.id, &loser{version: v.version, known: true})
-	}
-	return nil
-}
-
-// keepLosing stores the value of a version, if it is live and loses.
-func (c *setChange) keepLosing(ctx context.Context, v versionOf) error {
-	k, err := c.load(ctx, v.key)
-	if err != nil || k.wonBy(v.id) || !k.mayHaveLosers {
-		return err
-	}
-	return c.keepValue(ctx, v)
 }
 
 // remove drops the portion.
@@ -312,12 +188,13 @@ func (d *drop) nameBlocks(ctx context.Context) error {
 		return err
 	}
 	var ids []blockID
-	err := d.keep(ctx, func(c *commit) {
+	err := d.committer.do(ctx, func(c *commit) error {
 		ids = slices.DeleteFunc(slices.Clone(d.ids), c.dag.isTip)
 		for _, id := range ids {
 			c.rows = append(c.rows, row{key: d.store.keys.block(id), remove: true})
 		}
 		c.rows = append(c.rows, row{key: d.store.keys.dropping, value: encodeIDs(ids)})
+		return nil
 	})
 	if err == nil {
 		d.done.Rows += len(ids)

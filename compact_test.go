@@ -12,7 +12,6 @@ import (
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
-	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
@@ -402,40 +401,32 @@ func TestOverwritingForEverIsFlat(t *testing.T) {
 	}
 }
 
-// A momentStore has something happen right before a row is read.
-type momentStore struct {
-	ds.Batching
-	key    ds.Key
-	happen func() // nil: nothing any more
-}
-
-func (s *momentStore) Get(ctx context.Context, k ds.Key) ([]byte, error) {
-	if happen := s.happen; happen != nil && k == s.key {
-		s.happen = nil
-		happen()
-	}
-	return s.Batching.Get(ctx, k)
-}
-
-// Whether a value must be kept is looked up while others write: a loser that comes to win
-// meanwhile is neither in the record that was read nor among the losers.
-func TestValueOfALoserThatWinsMeanwhileIsKept(t *testing.T) {
-	net := newTestNet()
-	r := net.newReplica(t)
-	r.put("/k", "loser")
-	loser := idOf(r.head())
-	r.put("/k", "winner")
-	keys := r.Datastore.store.keys
-	moment := &momentStore{Batching: r.store.(ds.Batching), key: keys.loser("/k", loser), happen: func() {
-		r.awaitMerged(r.offer(net.node(), &pb.Delta{Priority: 3, Tombstones: []*pb.Element{tombstoneOf(t, "/k", r.head())}}, r.head()))
-	}}
-	rows := &rowStore{Datastore: moment, keys: keys}
-	for range 2 {
-		if needs, err := rows.needsBlock(ctx, versionName{"/k", loser}); !needs || err != nil {
-			t.Errorf("%v, %v", needs, err)
+// A covered version has its value in the record as long as it wins. It may come to lose
+// before its block is dropped, or after that.
+func TestCoveredWinnerThatLosesKeepsItsValue(t *testing.T) {
+	for _, dropped := range []bool{false, true} {
+		for _, restart := range []bool{false, true} {
+			net := newTestNet()
+			r, other := net.newReplica(t), net.newReplica(t)
+			r.put("/k", "old")
+			converge(t, r, other)
+			r.checkpoint()
+			if dropped {
+				r.compact()
+			}
+			if restart {
+				r.reopenWith(r.node, nil)
+			}
+			other.put("/k", "new")
+			converge(t, r, other)
+			if r.compact(); r.get("/k") != "new" {
+				t.Errorf("/k is %s", r.get("/k"))
+			}
+			r.reopenWith(localDAG{r.node}, nil)
+			r.removeWinner("/k")
+			if got := r.get("/k"); got != "old" {
+				t.Errorf("dropped before it lost: %t, restart: %t: /k is %s", dropped, restart, got)
+			}
 		}
-	}
-	if got := r.get("/k"); got != "loser" {
-		t.Errorf("/k is %s", got)
 	}
 }

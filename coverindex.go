@@ -115,3 +115,29 @@ func (s *rowStore) loadSegment(ctx context.Context, seg segment) (ids []coverID,
 	}
 	return slices.SortedFunc(slices.Values(ids), coverID.compare), nil
 }
+
+// A coverMemo asks what is covered, and remembers what has been asked last: a block has
+// many versions.
+type coverMemo struct {
+	ask   func(context.Context, blockID) (bool, error)
+	known map[blockID]bool
+}
+
+// maxRemembered is how many answers a coverMemo remembers.
+const maxRemembered = 16 << 10
+
+func (m *coverMemo) has(ctx context.Context, id blockID) (bool, error) {
+	covered, known := m.known[id]
+	if known {
+		return covered, nil
+	}
+	covered, err := m.ask(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	if len(m.known) == maxRemembered {
+		clear(m.known)
+	}
+	setIn(&m.known, id, covered)
+	return covered, nil
+}

@@ -219,7 +219,7 @@
 //	        +--------------------------> held <------------+
 //	                                       |
 //	                                       v
-//	compact.go, droplost.go,        drop the blocks below it, and
+//	compact.go, keeplosers.go, drop the blocks below it, and
 //	keephistory.go, thinout.go,     the checkpoints that it covers
 //	release.go
 //

@@ -18,11 +18,11 @@ import (
 // amid that goes by the rows, as pages that are gone cannot be read. The rows of segments
 // that no other one has go last.
 
-// supersede drops the checkpoints that are in some segments.
-func (d *drop) supersede(ctx context.Context, below []segment) error {
+// supersede drops the checkpoints that others cover.
+func (d *drop) supersede(ctx context.Context) error {
 	var covered []blockID
 	for id := range d.committer.frontier.checkpoints() {
-		in, err := d.store.inSegments(ctx, below, id)
+		in, err := d.store.inSegments(ctx, d.segments, id)
 		if err != nil {
 			return err
 		}

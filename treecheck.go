@@ -15,13 +15,13 @@ import (
 // the block of every version is covered, and that of no tombstone. See pagesAhead for the
 // memory that this takes.
 func (s *blockStore) checkTree(ctx context.Context, root treeRoot, covered func(context.Context, blockID) (bool, error)) error {
-	c := coverCheck{covered: covered, known: make(map[blockID]bool)}
+	covers := coverMemo{ask: covered}
 	for some, err := range s.readTree(ctx, root, func(*treeCursor, *subtree) bool { return false }) {
 		if err != nil {
 			return err
 		}
 		for i := range some {
-			if err := c.check(ctx, &some[i]); err != nil {
+			if err := checkCovered(ctx, &some[i], &covers); err != nil {
 				return err
 			}
 		}
@@ -29,30 +29,12 @@ func (s *blockStore) checkTree(ctx context.Context, root treeRoot, covered func(
 	return nil
 }
 
-// A coverCheck asks what is covered, and remembers what has been asked last: a block may
-// have many entries.
-type coverCheck struct {
-	covered func(context.Context, blockID) (bool, error)
-	known   map[blockID]bool
-}
-
-// maxRemembered is how many answers a coverCheck remembers.
-const maxRemembered = 16 << 10
-
-func (c *coverCheck) check(ctx context.Context, e *entry) error {
-	covered, known := c.known[e.id]
-	if !known {
-		var err error
-		if covered, err = c.covered(ctx, e.id); err != nil {
-			return err
-		}
-		if len(c.known) == maxRemembered {
-			clear(c.known)
-		}
-		c.known[e.id] = covered
+// checkCovered checks that the block of a version is covered, and that of a tombstone is
+// not.
+func checkCovered(ctx context.Context, e *entry, covers *coverMemo) error {
+	covered, err := covers.has(ctx, e.id)
+	if err == nil && covered == e.tombstone {
+		err = fmt.Errorf("%w: %s, whose block is covered: %t", errBadSnapshot, e, covered)
 	}
-	if covered == e.tombstone {
-		return fmt.Errorf("%w: %s, whose block is covered: %t", errBadSnapshot, e, covered)
-	}
-	return nil
+	return err
 }
