@@ -6,68 +6,6 @@ import (
 	"slices"
 )
 
-// mergeIDs yields the ids of several sources that are sorted, each with the number of its
-// source. An id that several have comes once for each.
-func mergeIDs(sources []iter.Seq2[coverID, error]) iter.Seq2[sourcedID, error] {
-	return func(yield func(sourcedID, error) bool) {
-		var cursors []*idCursor
-		defer func() {
-			for _, c := range cursors {
-				c.stop()
-			}
-		}()
-		for i, s := range sources {
-			c := &idCursor{at: sourcedID{source: i}}
-			c.next, c.stop = iter.Pull2(s)
-			if cursors = append(cursors, c); !c.advance() && c.err != nil {
-				yield(sourcedID{}, c.err)
-				return
-			}
-		}
-		for {
-			least := leastOf(cursors)
-			if least == nil || !yield(least.at, nil) {
-				return
-			}
-			if !least.advance() && least.err != nil {
-				yield(sourcedID{}, least.err)
-				return
-			}
-		}
-	}
-}
-
-// A sourcedID is an id that has come from one of several sources.
-type sourcedID struct {
-	id     coverID
-	source int
-}
-
-// An idCursor is how far a source has been read.
-type idCursor struct {
-	at   sourcedID
-	ends bool
-	err  error
-	next func() (coverID, error, bool)
-	stop func()
-}
-
-func (c *idCursor) advance() bool {
-	id, err, ok := c.next()
-	c.at.id, c.err, c.ends = id, err, !ok || err != nil
-	return !c.ends
-}
-
-// leastOf returns the cursor that is at the least id. There are few.
-func leastOf(cursors []*idCursor) (least *idCursor) {
-	for _, c := range cursors {
-		if !c.ends && (least == nil || c.at.id.compare(least.at.id) < 0) {
-			least = c
-		}
-	}
-	return least
-}
-
 func (s *blockStore) idsOf(ctx context.Context, segments []segment) []iter.Seq2[coverID, error] {
 	sources := make([]iter.Seq2[coverID, error], len(segments))
 	for i, seg := range segments {
@@ -129,9 +67,9 @@ func commonSegments(covers [][]segment) (common, rest []segment) {
 func (s *blockStore) writeSegment(ctx context.Context, to pageSink, sources []iter.Seq2[coverID, error]) (segment, error) {
 	b := &segmentBuilder{to: to}
 	var last coverID
-	for at, err := range mergeIDs(sources) {
-		if err == nil && (b.ids == 0 || at.id != last) {
-			last, err = at.id, b.add(ctx, at.id)
+	for at, err := range mergeSorted(coverID.compare, sources...) {
+		if err == nil && (b.ids == 0 || at.item != last) {
+			last, err = at.item, b.add(ctx, at.item)
 		}
 		if err != nil {
 			return segment{}, err
@@ -148,14 +86,14 @@ func (s *blockStore) sameCover(ctx context.Context, a, b []segment) (bool, error
 		return false, nil
 	}
 	ofA := func(source int) bool { return slices.Contains(a, rest[source]) }
-	var last *sourcedID // that the other one must have as well
-	for at, err := range mergeIDs(s.idsOf(ctx, rest)) {
+	var last *sourced[coverID] // that the other one must have as well
+	for at, err := range mergeSorted(coverID.compare, s.idsOf(ctx, rest)...) {
 		switch {
 		case err != nil:
 			return false, err
 		case last == nil:
 			last = &at
-		case at.id != last.id || ofA(at.source) == ofA(last.source):
+		case at.item != last.item || ofA(at.source) == ofA(last.source):
 			return false, nil
 		default:
 			last = nil

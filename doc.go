@@ -160,7 +160,8 @@
 //     to tables in memory, such as this one.
 //   - segment.go is how a cover stands in pages, and covers.go how one is made of
 //     others, and compared. coverindex.go looks blocks up in all covers that count, and
-//     buckets.go in the rows of some, which staging.go writes and removes.
+//     buckets.go in the rows of some, which staging.go writes and removes. sorter.go sorts
+//     what need not fit in memory, and mergesorted.go merges what is sorted.
 //   - take.go merges a snapshot in the place of the blocks that it covers, once
 //     takeprepare.go has fetched and checked it. takedead.go removes what the cover has
 //     removed, and taketell.go tells those that wait for it. takepolicy.go says which

@@ -44,9 +44,9 @@ func (r *replica) extend(fresh []coverID, bases ...[]segment) []segment {
 
 func (r *replica) idsIn(segments []segment) (ids []coverID) {
 	r.t.Helper()
-	for at, err := range mergeIDs(r.Datastore.blocks.idsOf(ctx, segments)) {
+	for at, err := range mergeSorted(coverID.compare, r.Datastore.blocks.idsOf(ctx, segments)...) {
 		r.must(err)
-		ids = append(ids, at.id)
+		ids = append(ids, at.item)
 	}
 	return ids
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"container/heap"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -51,22 +50,17 @@ func (s *sorter) add(c *treeChange) error {
 // can be read once. A change is valid until the next one.
 func (s *sorter) all() iter.Seq2[*treeChange, error] {
 	return func(yield func(*treeChange, error) bool) {
-		runs, err := s.runs()
-		if err != nil {
-			yield(nil, err)
-			return
-		}
 		var last packedChange
-		for len(runs) > 0 {
-			if now := runs[0].now; last == nil || now.compareNames(last) != 0 {
-				last = append(last[:0], now...)
+		for now, err := range mergeSources(packedChange.compare, s.runs()) {
+			if err != nil {
+				yield(nil, fmt.Errorf("crdt: reading a temporary file: %w", err))
+				return
+			}
+			if last == nil || now.item.compareNames(last) != 0 {
+				last = append(last[:0], now.item...)
 				if !yield(last.unpack(), nil) {
 					return
 				}
-			}
-			if err := runs.advance(); err != nil {
-				yield(nil, fmt.Errorf("crdt: reading a temporary file: %w", err))
-				return
 			}
 		}
 	}
@@ -118,75 +112,33 @@ func (s *sorter) sort() {
 	slices.SortFunc(s.at, func(a, b uint32) int { return s.packed(a).compare(s.packed(b)) })
 }
 
-// runs opens all runs, the one in memory too.
-func (s *sorter) runs() (runHeap, error) {
+// runs returns all runs, the one in memory too.
+func (s *sorter) runs() []source[packedChange] {
 	s.sort()
-	runs, begin := runHeap{{from: s.memory()}}, int64(0)
+	runs, begin := []source[packedChange]{s.memory()}, int64(0)
 	for _, end := range s.ends {
 		r := bufio.NewReaderSize(io.NewSectionReader(s.file, begin, end-begin), runBuffer)
-		runs, begin = append(runs, &run{from: func(p packedChange) (packedChange, error) { return readPacked(r, p) }}), end
+		var p packedChange
+		runs, begin = append(runs, func() (_ packedChange, err error, ok bool) {
+			if p, err = readPacked(r, p); errors.Is(err, io.EOF) {
+				return nil, nil, false
+			}
+			return p, err, err == nil
+		}), end
 	}
-	opened := runs[:0]
-	for _, r := range runs {
-		switch err := r.next(); {
-		case err == nil:
-			opened = append(opened, r)
-		case !errors.Is(err, io.EOF):
-			return nil, err
-		}
-	}
-	heap.Init(&opened)
-	return opened, nil
+	return runs
 }
 
 // memory reads the run in memory.
-func (s *sorter) memory() func(packedChange) (packedChange, error) {
+func (s *sorter) memory() source[packedChange] {
 	i := 0
-	return func(packedChange) (packedChange, error) {
+	return func() (packedChange, error, bool) {
 		if i == len(s.at) {
-			return nil, io.EOF
+			return nil, nil, false
 		}
 		i++
-		return s.packed(s.at[i-1]), nil
+		return s.packed(s.at[i-1]), nil, true
 	}
-}
-
-// A run is a sorted sequence of changes that is being read.
-type run struct {
-	from func(packedChange) (packedChange, error) // the next one, or io.EOF; it may use the memory of the last
-	now  packedChange
-}
-
-func (r *run) next() (err error) {
-	r.now, err = r.from(r.now)
-	return err
-}
-
-// runHeap has the run on top whose next change comes first.
-type runHeap []*run
-
-func (h runHeap) Len() int           { return len(h) }
-func (h runHeap) Less(i, j int) bool { return h[i].now.compare(h[j].now) < 0 }
-func (h runHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *runHeap) Push(x any)        { *h = append(*h, x.(*run)) }
-func (h *runHeap) Pop() any {
-	last := len(*h) - 1
-	r := (*h)[last]
-	*h = (*h)[:last]
-	return r
-}
-
-// advance passes over the first change.
-func (h *runHeap) advance() error {
-	switch err := (*h)[0].next(); {
-	case errors.Is(err, io.EOF):
-		heap.Pop(h)
-	case err != nil:
-		return err
-	default:
-		heap.Fix(h, 0)
-	}
-	return nil
 }
 
 // A packedChange is a treeChange in bytes: its kind, the block's id, the priority, the

@@ -121,13 +121,13 @@ func (c *committer) stageSegments(ctx context.Context, segments []segment) error
 }
 
 func (c *committer) fillStages(ctx context.Context, segments []segment, stages []*segmentStage) error {
-	var last *sourcedID
-	for at, err := range mergeIDs(c.blocks.idsOf(ctx, segments)) {
-		if err == nil && last != nil && last.id == at.id {
-			err = fmt.Errorf("%w: block %x is in two segments of a cover", errBadSnapshot, at.id)
+	var last *sourced[coverID]
+	for at, err := range mergeSorted(coverID.compare, c.blocks.idsOf(ctx, segments)...) {
+		if err == nil && last != nil && last.item == at.item {
+			err = fmt.Errorf("%w: block %x is in two segments of a cover", errBadSnapshot, at.item)
 		}
 		if err == nil {
-			err = stages[at.source].add(ctx, at.id)
+			err = stages[at.source].add(ctx, at.item)
 		}
 		if err != nil {
 			return err
