@@ -9,18 +9,15 @@ type checkpointer struct {
 	*maker
 	*verifier
 	*taker
+	*keeper
 	repairer *repairer
-
-	// Owned by the goroutine:
-	finished bool             // what the last run has not removed is gone
-	dropped  map[blockID]bool // checkpoints below which history has been dropped
-	thinned  checkpoints      // those that were held when none of them was to be dropped
+	finished bool // what the last run has not removed is gone; owned by the goroutine
 }
 
 func newCheckpointer(ctx context.Context, c *committer, f *fetcher, r *repairer, opts *Options) *checkpointer {
 	jobs := &checkpointJobs{chores: &chores{ctx: ctx, log: opts.Logger}, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
 	jobs.alone <- struct{}{}
-	cp := &checkpointer{checkpointJobs: jobs, maker: &maker{checkpointJobs: jobs}, repairer: r}
+	cp := &checkpointer{checkpointJobs: jobs, maker: &maker{checkpointJobs: jobs}, keeper: &keeper{checkpointJobs: jobs}, repairer: r}
 	cp.verifier = &verifier{checkpointJobs: jobs, isWaitedFor: cp.isWaitedFor}
 	cp.taker = &taker{checkpointJobs: jobs, isWaitedFor: func() bool { return cp.isWaitedFor() || cp.isToVerify() }, repairer: r}
 	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue, cp.thinOut} {

@@ -63,7 +63,7 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (done Compactio
 //     more. To do so twice does no harm.
 //  5. That row goes.
 type drop struct {
-	*checkpointer
+	*keeper
 	below    []*checkpoint // what these cover is dropped
 	segments []segment     // of these
 	reader   briefReader
@@ -76,28 +76,28 @@ type drop struct {
 	size int64 // of the blocks
 }
 
-func (c *checkpointer) newDrop(below []*checkpoint) *drop {
+func (c *keeper) newDrop(below []*checkpoint) *drop {
 	return &drop{
-		checkpointer: c,
-		below:        below,
-		segments:     segmentsOf(slices.Values(below)),
-		reader:       briefReader{blocks: c.blocks},
+		keeper:   c,
+		below:    below,
+		segments: segmentsOf(slices.Values(below)),
+		reader:   briefReader{blocks: c.blocks},
 	}
 }
 
 // drop drops what those checkpoints of a DAG cover that were held at some time. What lost
 // pages would tell of stays until a further one.
-func (c *checkpointer) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
+func (c *keeper) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
 	d := c.newDrop(c.committer.frontier.checkpoints().heldAt(dagName, at))
 	if len(d.below) > 0 {
-		for _, do := range []func(context.Context) error{d.keepLosers, d.dropBlocks, d.supersede} {
+		for _, do := range []func(context.Context) error{d.keepLosers, d.dropBlocks, d.retireCovered} {
 			if err := do(ctx); err != nil {
 				return d.done, d.unread, err
 			}
 		}
 	}
-	released, err := c.release(ctx)
-	d.done.add(released)
+	swept, err := c.sweep(ctx)
+	d.done.add(swept)
 	if errors.Is(err, errNoPage) && ctx.Err() == nil {
 		d.unread, err = cmp.Or(d.unread, err), nil
 	}
@@ -245,7 +245,7 @@ func (c *checkpointer) finishCutOff(ctx context.Context) (did bool, err error) {
 	if c.finished {
 		return false, nil
 	}
-	err = c.do(ctx, "", func(ctx context.Context) error { _, err := c.release(ctx); return err })
+	err = c.do(ctx, "", func(ctx context.Context) error { _, err := c.sweep(ctx); return err })
 	if err != nil && !errors.Is(err, errNoPage) {
 		return false, err
 	}

@@ -220,15 +220,15 @@
 //	        +--------------------------> held <------------+
 //	                                       |
 //	                                       v
-//	compact.go, keeplosers.go, drop the blocks below it, and
-//	keephistory.go, thinout.go,     the checkpoints that it covers
-//	release.go
+//	compact.go, keeplosers.go,      drop the blocks below it, and
+//	keephistory.go, thinout.go,     retire the checkpoints that
+//	retire.go                       it covers
 //
-// jobs.go has one of these jobs done at a time, and chores.go some of each kind in
-// turn: dropping waits for a single check and a single take at most. Taking and dropping go on after a
-// restart where they were, by the row of the checkpoint and others below /w. Commits of
-// others are made in between. While a checkpoint is being taken, no block of its cover is
-// fetched or merged.
+// jobs.go has one of these jobs done at a time, and chores.go some of each kind in turn:
+// dropping waits for a single check and a single take at most. checkpointer.go says which
+// there are, each with a type of its own. Taking and dropping go on after a restart where
+// they were, by the row of the checkpoint and others below /w. Commits of others are made
+// in between. While a checkpoint is being taken, no block of its cover is fetched or merged.
 //
 // A fold needs blocks that are here. Of a checkpoint beside one below which all has been
 // dropped none can be made: that one stays undecided, until a later one covers both.
@@ -284,7 +284,7 @@
 //	                        root, and uvarint how many ids it has
 //	/w/dropping             while history is being dropped: the digests of blocks that
 //	                        are to be removed from the DAG service
-//	/w/d/<n>                while a checkpoint is being released: likewise of its pages
+//	/w/d/<n>                while retired checkpoints are being swept: likewise of their pages
 //	/w/purged               while a DAG is being purged: the digests of blocks
 //	                        that are to be removed from the DAG service
 //

@@ -113,7 +113,7 @@ func (m *migration) markGaps(ctx context.Context) error {
 func (m *migration) removeCheckpoints(ctx context.Context) error {
 	m.remove(m.store.keys.spare)
 	m.remove(m.store.keys.dropping)
-	for _, prefix := range []string{m.store.keys.checkpoints, m.store.keys.segments, m.store.keys.dropped} {
+	for _, prefix := range []string{m.store.keys.checkpoints, m.store.keys.segments, m.store.keys.toSweep} {
 		if err := m.removeUnder(ctx, prefix); err != nil {
 			return err
 		}

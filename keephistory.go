@@ -10,9 +10,17 @@ import (
 // What Options.KeepHistory asks for: once a checkpoint has been held for that long, what
 // it covers is dropped.
 
+// A keeper keeps history and checkpoints for as long as is asked for. Its fields belong to
+// the goroutine.
+type keeper struct {
+	*checkpointJobs
+	dropped map[blockID]bool // checkpoints below which history has been dropped
+	thinned checkpoints      // those that were held when none of them was to be retired
+}
+
 // dropDue drops, in one DAG, what has been covered for long enough. If there is nothing
 // yet, it has the checkpointer woken when there will be.
-func (c *checkpointer) dropDue(ctx context.Context) (did bool, err error) {
+func (c *keeper) dropDue(ctx context.Context) (did bool, err error) {
 	next, due := c.nextDue()
 	if next == nil || !c.chores.isTime(due) {
 		return false, nil
@@ -24,7 +32,7 @@ func (c *checkpointer) dropDue(ctx context.Context) (did bool, err error) {
 	return err == nil, err
 }
 
-func (c *checkpointer) dropNow(ctx context.Context, dagName string) error {
+func (c *keeper) dropNow(ctx context.Context, dagName string) error {
 	at := time.Now().Add(-c.opts.KeepHistory)
 	known := c.committer.frontier.checkpoints()
 	done, unread, err := c.drop(ctx, dagName, at)
@@ -46,7 +54,7 @@ func (c *checkpointer) dropNow(ctx context.Context, dagName string) error {
 
 // nextDue returns the checkpoint that has been held longest of those below which nothing
 // has been dropped yet, in this run, and when that is due.
-func (c *checkpointer) nextDue() (next *checkpoint, due time.Time) {
+func (c *keeper) nextDue() (next *checkpoint, due time.Time) {
 	if c.opts.KeepHistory == 0 {
 		return nil, due
 	}
@@ -62,7 +70,7 @@ func (c *checkpointer) nextDue() (next *checkpoint, due time.Time) {
 }
 
 // isToDrop reports whether any history is to be dropped now.
-func (c *checkpointer) isToDrop() bool {
+func (c *keeper) isToDrop() bool {
 	next, due := c.nextDue()
 	return next != nil && !time.Now().Before(due)
 }

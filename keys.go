@@ -103,7 +103,7 @@ type keyspace struct {
 	pendingHeads string // <id>: height, DAG name
 	checkpoints  string // <id>: what is known of a checkpoint
 	segments     string // <root id>: whole; <root id>/<bucket>: ids
-	dropped      string // <n>: pages to be removed from the DAG service
+	toSweep      string // <n>: pages to be removed from the DAG service
 	oldSet       string // what formats 0 and 1 kept in <set>/s and <set>/k
 	oldValues    string
 
@@ -127,7 +127,7 @@ func newKeyspace(namespace ds.Key, n InternalNamespaces) *keyspace {
 		pendingHeads: in("r"),
 		checkpoints:  in("w", "c"),
 		segments:     in("w", "s"),
-		dropped:      in("w", "d"),
+		toSweep:      in("w", "d"),
 		oldSet:       in(n.Set, "s"),
 		oldValues:    in(n.Set, "k"),
 		dirty:        ds.RawKey(in(n.DirtyBitKey)),
@@ -186,7 +186,7 @@ func (k *keyspace) checkpoint(id blockID, _ *checkpoint) ds.Key {
 	return ds.RawKey(id.under(k.checkpoints))
 }
 
-func (k *keyspace) droppedPages(n int) ds.Key { return ds.RawKey(fmt.Sprintf("%s/%d", k.dropped, n)) }
+func (k *keyspace) pagesToSweep(n int) ds.Key { return ds.RawKey(fmt.Sprintf("%s/%d", k.toSweep, n)) }
 
 // links is the row of a pending block's links, if these are many.
 func (k *keyspace) links(id blockID) ds.Key { return ds.RawKey(id.under(k.waiting)) }

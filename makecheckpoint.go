@@ -163,31 +163,14 @@ func (c *maker) publish(ctx context.Context, dagName string, heads tips, f *fold
 }
 
 // stage writes the rows of a cover that is to be held, as far as they are not in use. It
-// returns the checkpoints that it covers and of which nothing is made.
+// returns the checkpoints that it covers.
 func (c *checkpointJobs) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
 	used := c.committer.frontier.checkpoints().held().segments()
 	fresh := slices.DeleteFunc(slices.Clone(segments), func(s segment) bool { return slices.Contains(used, s) })
 	if err := c.committer.stageSegments(ctx, fresh); err != nil {
 		return nil, err
 	}
-	return c.idleIn(ctx, segments)
-}
-
-// idleIn returns the checkpoints of which nothing is made and which a cover has.
-func (c *checkpointJobs) idleIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
-	for id, cp := range c.committer.frontier.checkpoints() {
-		if !cp.idle() {
-			continue
-		}
-		in, err := c.store.inSegments(ctx, segments, id)
-		if err != nil {
-			return nil, err
-		}
-		if in {
-			covered = append(covered, id)
-		}
-	}
-	return covered, nil
+	return c.checkpointsIn(ctx, segments)
 }
 
 // publishCheckpoint makes a block of a checkpoint's delta and merges it. It links to the

@@ -18,7 +18,7 @@ import (
 //     is not merged again until step 4, nor after a restart.
 //  3. The versions in the snapshots are forgotten. The row of a checkpoint says how many:
 //     a further call must not take one of these for one that others have removed.
-//  4. The checkpoints are dropped, and their pages and segments released.
+//  4. The checkpoints are retired, and their pages and segments swept.
 //
 // If the call is cut off before step 4, a further one goes on, or the next start does:
 // otherwise the DAG could not come again.
@@ -54,7 +54,7 @@ func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
 func (c *checkpointsChange) purge(dagName string) {
 	for id, old := range maps.Clone(c.now) {
 		switch {
-		case old.tip.DAGName != dagName || old.state == checkpointPurged || old.state == checkpointDropped:
+		case old.tip.DAGName != dagName || old.state == checkpointPurged || old.state == checkpointRetired:
 		case old.state.held() || old.state == checkpointTaking || old.done > 0: // it may have brought versions
 			cp := *old
 			cp.state, cp.done = checkpointPurged, 0
@@ -76,7 +76,7 @@ func (all checkpoints) purged(dagName string) (purged []*checkpoint) {
 	return purged
 }
 
-// forgetSnapshots forgets the versions in the DAG's snapshots, and releases these.
+// forgetSnapshots forgets the versions in the DAG's snapshots, and sweeps these.
 func (p *purge) forgetSnapshots(ctx context.Context) error {
 	purged := p.committer.frontier.checkpoints().purged(p.dagName)
 	if len(purged) > 0 {
@@ -87,13 +87,13 @@ func (p *purge) forgetSnapshots(ctx context.Context) error {
 	err := p.committer.do(ctx, func(c *commit) error {
 		for _, cp := range purged {
 			gone := *c.checkpoints.now[cp.id]
-			gone.state = checkpointDropped
+			gone.state = checkpointRetired
 			c.checkpoints.set(&gone)
 		}
 		return nil
 	})
 	if err == nil {
-		_, err = p.checkpointer.release(ctx)
+		_, err = p.checkpointer.sweep(ctx)
 	}
 	if err == nil {
 		err = p.committer.sweepSegments(ctx) // of one that was about to be taken

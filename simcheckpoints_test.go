@@ -270,7 +270,7 @@ func (r *simReplica) busyWithCheckpoints() bool {
 	for _, cp := range r.frontier.checkpoints() {
 		switch cp.state {
 		case checkpointSeen, checkpointHeld, checkpointVoid:
-		case checkpointDropped: // until a further call, if that which dropped it was cut off
+		case checkpointRetired: // until a further call, if that which dropped it was cut off
 		default:
 			return true
 		}

@@ -288,7 +288,7 @@ func (c *commit) addEntry(ctx context.Context, e *entry, some bool) error {
 
 // finishTake makes the cover of a checkpoint count as marks.
 func (c *taker) finishTake(ctx context.Context, cp *checkpoint) error {
-	covered, err := c.idleIn(ctx, cp.segments)
+	covered, err := c.checkpointsIn(ctx, cp.segments)
 	if err != nil {
 		return err
 	}

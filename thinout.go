@@ -23,8 +23,8 @@ import (
 // thinningsIn is how many of the older ones stay in the time that history is kept.
 const thinningsIn = 8
 
-// thinOut drops held checkpoints that are not needed any more, in one DAG.
-func (c *checkpointer) thinOut(ctx context.Context) (did bool, err error) {
+// thinOut retires held checkpoints that are not needed any more, in one DAG.
+func (c *keeper) thinOut(ctx context.Context) (did bool, err error) {
 	held := c.committer.frontier.checkpoints().held()
 	if maps.Equal(held, c.thinned) {
 		return false, nil
@@ -35,7 +35,7 @@ func (c *checkpointer) thinOut(ctx context.Context) (did bool, err error) {
 			return false, err
 		}
 		if old = unneeded(old, c.opts.KeepHistory/thinningsIn); len(old) > 0 {
-			return true, c.do(ctx, dagName, func(ctx context.Context) error { return c.dropCheckpoints(ctx, old) })
+			return true, c.do(ctx, dagName, func(ctx context.Context) error { return c.retire(ctx, old) })
 		}
 	}
 	c.thinned = held
@@ -43,7 +43,7 @@ func (c *checkpointer) thinOut(ctx context.Context) (did bool, err error) {
 }
 
 // coveredTwice returns the checkpoints of a DAG that one covers which another one covers.
-func (c *checkpointer) coveredTwice(ctx context.Context, held checkpoints) (old []*checkpoint, err error) {
+func (c *keeper) coveredTwice(ctx context.Context, held checkpoints) (old []*checkpoint, err error) {
 	if len(held) < 3 {
 		return nil, nil
 	}
@@ -84,16 +84,16 @@ func unneeded(old []*checkpoint, apart time.Duration) (some []*checkpoint) {
 	return some
 }
 
-// dropCheckpoints drops checkpoints that others cover, with what they alone have.
-func (c *checkpointer) dropCheckpoints(ctx context.Context, old []*checkpoint) error {
+// retire retires checkpoints that others cover, and sweeps what they alone have.
+func (c *keeper) retire(ctx context.Context, old []*checkpoint) error {
 	err := c.committer.do(ctx, func(now *commit) error {
 		for _, cp := range old {
-			now.checkpoints.drop(cp.id)
+			now.checkpoints.retire(cp.id)
 		}
 		return nil
 	})
 	if err == nil {
-		_, err = c.release(ctx)
+		_, err = c.sweep(ctx)
 	}
 	return err
 }

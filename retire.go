@@ -9,72 +9,76 @@ import (
 	ds "github.com/ipfs/go-datastore"
 )
 
-// A checkpoint that another one covers, which is held, is not needed any more: what it
-// has in the DAG service and in the store is released. Two side by side are both needed.
+// A checkpoint that another one covers, which is held, is not needed any more: it is
+// retired. Two side by side are both needed.
 //
-// It is dropped in one commit, and from then on nothing rests on it. Then a commit names
-// the pages that no other one has, in rows /w/d/<n>, and forgets the checkpoint. Then these
-// are removed from the DAG service, where a further time does no harm: who is killed
-// amid that goes by the rows, as pages that are gone cannot be read. The rows of segments
-// that no other one has go last.
+// From the commit that retires it on nothing rests on it. What it alone has is swept then. A
+// commit names its pages in rows /w/d/<n>, and removes what is known of the checkpoint. Then
+// they are removed from the DAG service, where a further time does no harm: who is killed
+// amid that goes by the rows, as pages that are gone cannot be read. The rows of its segments
+// go last.
 
-// supersede drops the checkpoints that others cover.
-func (d *drop) supersede(ctx context.Context) error {
-	var covered []blockID
-	for id := range d.committer.frontier.checkpoints() {
-		in, err := d.store.inSegments(ctx, d.segments, id)
+// retireCovered retires the checkpoints that others cover.
+func (d *drop) retireCovered(ctx context.Context) error {
+	covered, err := d.checkpointsIn(ctx, d.segments)
+	if err != nil || len(covered) == 0 {
+		return err
+	}
+	rows := 0
+	err = d.committer.do(ctx, func(c *commit) error {
+		for _, id := range covered {
+			c.checkpoints.retire(id)
+		}
+		rows = len(c.checkpoints.before) - len(c.checkpoints.now)
+		return nil
+	})
+	if err == nil {
+		d.done.Rows += rows
+	}
+	return err
+}
+
+// checkpointsIn returns the checkpoints that a cover has.
+func (c *checkpointJobs) checkpointsIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
+	for id := range c.committer.frontier.checkpoints() {
+		in, err := c.store.inSegments(ctx, segments, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if in {
 			covered = append(covered, id)
 		}
 	}
-	if len(covered) == 0 {
-		return nil
-	}
-	rows := 0
-	err := d.committer.do(ctx, func(c *commit) error {
-		for _, id := range covered {
-			c.checkpoints.drop(id)
-		}
-		rows = len(c.checkpoints.before) - len(c.checkpoints.now)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	d.done.Rows += rows
-	return nil
+	return covered, nil
 }
 
-// drop is for a checkpoint that another covers: nothing rests on it any more.
-func (c *checkpointsChange) drop(id blockID) {
+// retire lets another checkpoint, which covers it, stand for one.
+func (c *checkpointsChange) retire(id blockID) {
 	switch old := c.now[id]; {
 	case old == nil:
 	case old.idle():
 		c.remove(id)
 	case old.state == checkpointHeld:
 		cp := *old
-		cp.state = checkpointDropped
+		cp.state = checkpointRetired
 		c.set(&cp)
 	}
 }
 
-// release releases what dropped checkpoints alone have.
-func (c *checkpointJobs) release(ctx context.Context) (done Compaction, err error) {
-	dropped := maps.Clone(c.committer.frontier.checkpoints())
-	maps.DeleteFunc(dropped, func(_ blockID, cp *checkpoint) bool { return cp.state != checkpointDropped })
-	if len(dropped) == 0 {
+// sweep removes what retired checkpoints alone have.
+func (c *checkpointJobs) sweep(ctx context.Context) (done Compaction, err error) {
+	retired := maps.Clone(c.committer.frontier.checkpoints())
+	maps.DeleteFunc(retired, func(_ blockID, cp *checkpoint) bool { return cp.state != checkpointRetired })
+	if len(retired) == 0 {
 		return done, nil
 	}
-	pages, err := c.pagesOfNone(ctx, dropped)
+	pages, err := c.pagesOfNone(ctx, retired)
 	if err != nil {
-		return done, fmt.Errorf("crdt: releasing checkpoints: %w", err)
+		return done, fmt.Errorf("crdt: sweeping the pages of checkpoints: %w", err)
 	}
 	done.Bytes = c.sizeOfPages(ctx, pages)
 	err = c.committer.do(ctx, func(now *commit) error {
-		for id := range dropped {
+		for id := range retired {
 			now.checkpoints.remove(id)
 		}
 		now.namePages(pages)
@@ -86,7 +90,7 @@ func (c *checkpointJobs) release(ctx context.Context) (done Compaction, err erro
 	if err != nil {
 		return Compaction{}, err
 	}
-	done.Rows = len(dropped)
+	done.Rows = len(retired)
 	return done, c.finishPages(ctx)
 }
 
@@ -157,7 +161,7 @@ const maxNamedPages = 8192
 func (c *commit) namePages(names []pageName) {
 	for i := 0; i == 0 || i*maxNamedPages < len(names); i++ {
 		some := names[i*maxNamedPages : min((i+1)*maxNamedPages, len(names))]
-		c.rows = append(c.rows, row{key: c.committer.store.keys.droppedPages(i), value: encodePageNames(some)})
+		c.rows = append(c.rows, row{key: c.committer.store.keys.pagesToSweep(i), value: encodePageNames(some)})
 	}
 }
 
@@ -165,14 +169,14 @@ func (c *commit) namePages(names []pageName) {
 // more.
 func (c *checkpointJobs) finishPages(ctx context.Context) error {
 	var rows []row
-	for e, err := range c.store.rowsOf(ctx, c.store.keys.dropped, 1, false) {
+	for e, err := range c.store.rowsOf(ctx, c.store.keys.toSweep, 1, false) {
 		if err == nil {
 			err = c.removePages(ctx, e.Value)
 		}
 		if err != nil {
 			return err
 		}
-		rows = append(rows, row{key: ds.RawKey(c.store.keys.dropped + e.Key), remove: true})
+		rows = append(rows, row{key: ds.RawKey(c.store.keys.toSweep + e.Key), remove: true})
 	}
 	if len(rows) == 0 {
 		return nil
@@ -189,7 +193,7 @@ func (c *checkpointJobs) finishPages(ctx context.Context) error {
 func (c *checkpointJobs) removePages(ctx context.Context, row []byte) error {
 	names, ok := decodePageNames(row)
 	if !ok {
-		return fmt.Errorf("crdt: a row below %s holds no list of pages: %d bytes", c.store.keys.dropped, len(row))
+		return fmt.Errorf("crdt: a row below %s holds no list of pages: %d bytes", c.store.keys.toSweep, len(row))
 	}
 	for _, n := range names {
 		if err := c.blocks.removePage(ctx, n); err != nil {
