@@ -61,14 +61,14 @@ func decodeCheckpoint(name string, b []byte) (*checkpoint, error) {
 		return nil, fmt.Errorf("%w %q", errBadCheckpoint, name)
 	}
 	cp := &checkpoint{id: id, state: checkpointState(b[0]), taken: b[1]&flagTaken != 0, disputed: b[1]&flagDisputed != 0, removals: b[1]&flagRemovals != 0}
-	r := &checkpointReader{rest: b[2:]}
+	r := &rowReader{rest: b[2:]}
 	if cp.read(r); r.failed {
 		return nil, fmt.Errorf("%w %q", errBadCheckpoint, name)
 	}
 	return cp, nil
 }
 
-func (cp *checkpoint) read(r *checkpointReader) {
+func (cp *checkpoint) read(r *rowReader) {
 	var since, name, links uint64
 	n := &cp.snapshot
 	for _, v := range []*uint64{&cp.tip.Height, &n.entries, &n.bytes, &n.blocks, &cp.done, &since, &name, &links} {
@@ -99,39 +99,4 @@ func (s *rowStore) loadCheckpoints(ctx context.Context) (checkpoints, error) {
 		all[cp.id] = cp
 	}
 	return all, nil
-}
-
-// A checkpointReader takes a row apart, until it fails.
-type checkpointReader struct {
-	rest   []byte
-	failed bool
-}
-
-func (r *checkpointReader) take(n uint64) []byte {
-	if r.failed = r.failed || n > uint64(len(r.rest)); r.failed {
-		return nil
-	}
-	taken := r.rest[:n]
-	r.rest = r.rest[n:]
-	return taken
-}
-
-func (r *checkpointReader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	r.failed = r.failed || n <= 0
-	r.take(uint64(max(n, 0)))
-	return v
-}
-
-// segments reads to the end.
-func (r *checkpointReader) segments() (all []segment) {
-	for len(r.rest) > 0 && !r.failed {
-		all = append(all, segment{root: r.id(), ids: r.uvarint()})
-	}
-	return all
-}
-
-func (r *checkpointReader) id() (id blockID) {
-	copy(id[:], r.take(uint64(len(id))))
-	return id
 }

@@ -120,14 +120,12 @@ func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld &&
 
 // dropBlocks drops the blocks that have a row and are covered.
 func (d *drop) dropBlocks(ctx context.Context) error {
-	for e, err := range d.store.rowsOf(ctx, d.store.keys.blocks, 1, true) {
+	for r, err := range d.store.blockRows(ctx, d.store.keys.blocks, true) {
+		if err == nil {
+			err = d.addIf(ctx, r.id)
+		}
 		if err != nil {
 			return err
-		}
-		if _, id, ok := splitID(e.Key); ok {
-			if err := d.addIf(ctx, id); err != nil {
-				return err
-			}
 		}
 	}
 	return d.remove(ctx)

@@ -155,9 +155,9 @@
 //     for bit. treepage.go is how such a page is encoded, treeread.go reads them ahead,
 //     treecheck.go checks those of peers, treefold.go makes a tree from older ones.
 //   - checkpoint.go is what is known of a checkpoint, in which states it can be, and
-//     checkpointrow.go how that is stored. snapshotname.go is what its delta says.
-//     checkpoints.go is the table of all that are known, and overlay.go what a commit does
-//     to tables in memory, such as this one.
+//     checkpointrow.go how that is stored, and rowreader.go read. snapshotname.go is what
+//     its delta says. checkpoints.go is the table of all that are known, and overlay.go
+//     what a commit does to tables in memory, such as this one.
 //   - segment.go is how a cover stands in pages, and covers.go how one is made of
 //     others, and compared. coverindex.go looks blocks up in all covers that count, and
 //     buckets.go in the rows of some, which staging.go writes and removes. sorter.go sorts

@@ -154,21 +154,17 @@ func (m *migration) restoreKey(ctx context.Context, key string, r *record) error
 
 // restoreLosers leaves the rows that have values: their blocks are gone.
 func (m *migration) restoreLosers(ctx context.Context, key string) error {
-	for e, err := range m.store.rowsOf(ctx, m.store.keys.losersOf(key), 1, false) {
+	for r, err := range m.store.blockRows(ctx, m.store.keys.losersOf(key), false) {
 		if err != nil {
 			return err
 		}
-		_, id, ok := splitID(e.Key)
-		if !ok {
-			continue
-		}
-		l, err := decodeLoser(id, e.Value)
+		l, err := decodeLoser(r.id, r.value)
 		if err != nil {
 			return err
 		}
-		m.put(m.store.keys.oldVersion(key, id), []byte{})
+		m.put(m.store.keys.oldVersion(key, r.id), []byte{})
 		if !l.keepValue {
-			m.remove(m.store.keys.loser(key, id))
+			m.remove(m.store.keys.loser(key, r.id))
 		}
 		if err := m.flushIfFull(ctx); err != nil {
 			return err

@@ -80,22 +80,14 @@ func decodeMark(b []byte) (*mark, error) {
 }
 
 func (m *mark) decodePending(b []byte) error {
-	var fields [3]uint64 // missing, height, length of the name
-	for i := range fields {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			return errBadMark
-		}
-		fields[i], b = v, b[n:]
-	}
-	if fields[2] > uint64(len(b)) {
+	r := rowReader{rest: b}
+	m.missing, m.tip.Height = r.uvarint(), r.uvarint()
+	m.tip.DAGName = string(r.take(r.uvarint()))
+	links, ok := decodeIDs(r.rest)
+	if r.failed || !ok {
 		return errBadMark
 	}
-	m.missing, m.tip = fields[0], HeadValue{Height: fields[1], DAGName: string(b[:fields[2]])}
-	var ok bool
-	if m.links, ok = decodeIDs(b[fields[2]:]); !ok {
-		return errBadMark
-	}
+	m.links = links
 	return nil
 }
 

@@ -44,18 +44,16 @@ func (p *purge) explain(ctx context.Context) error {
 
 // mergedHere returns the blocks that have been merged and are in the DAG service.
 func (s *rowStore) mergedHere(ctx context.Context) (ids []blockID, err error) {
-	for e, err := range s.rowsOf(ctx, s.keys.blocks, 1, false) {
+	for r, err := range s.blockRows(ctx, s.keys.blocks, false) {
+		var m *mark
+		if err == nil {
+			m, err = decodeMark(r.value)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if _, id, ok := splitID(e.Key); ok {
-			m, err := decodeMark(e.Value)
-			if err != nil {
-				return nil, err
-			}
-			if m.state.merged() {
-				ids = append(ids, id)
-			}
+		if m.state.merged() {
+			ids = append(ids, r.id)
 		}
 	}
 	return ids, nil

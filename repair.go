@@ -302,17 +302,13 @@ func (r *repairer) takeFromHeads(ctx context.Context, m *missed) error {
 // not among them.
 func (r *repairer) knownBlocks(ctx context.Context) (map[blockID]stage, error) {
 	ids := make(map[blockID]stage)
-	for e, err := range r.store.rowsOf(ctx, r.store.keys.blocks, 1, false) {
+	for b, err := range r.store.blockRows(ctx, r.store.keys.blocks, false) {
 		if err != nil {
 			return nil, err
 		}
-		_, id, ok := splitID(e.Key)
-		if !ok {
-			continue
-		}
-		ids[id] = known
-		if len(e.Value) > 0 && markState(e.Value[0]) == refused {
-			ids[id] |= begun
+		ids[b.id] = known
+		if len(b.value) > 0 && markState(b.value[0]) == refused {
+			ids[b.id] |= begun
 		}
 	}
 	return ids, nil

@@ -11,15 +11,11 @@ import (
 func (f *fetcher) resume(ctx context.Context, committer *committer) error {
 	var sample []wanted
 	seen := 0
-	for e, err := range committer.store.rowsOf(ctx, committer.store.keys.queue, 1, false) {
+	for r, err := range committer.store.blockRows(ctx, committer.store.keys.queue, false) {
 		if err != nil {
 			return err
 		}
-		_, id, ok := splitID(e.Key)
-		if !ok {
-			continue
-		}
-		w := decodeWanted(id, e.Value)
+		w := decodeWanted(r.id, r.value)
 		if seen++; len(sample) < maxMissing/2 {
 			sample = append(sample, w)
 		} else if i := rand.IntN(seen); i < len(sample) {

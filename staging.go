@@ -18,7 +18,7 @@ func (s *rowStore) readSpare(ctx context.Context) ([]segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &checkpointReader{rest: b}
+	r := &rowReader{rest: b}
 	segments := r.segments()
 	if r.failed {
 		return nil, fmt.Errorf("crdt: row %s holds no list of segments: %d bytes", s.keys.spare, len(b))

@@ -120,6 +120,24 @@ func (s *rowStore) rowsOf(ctx context.Context, prefix string, parts int, keysOnl
 	}
 }
 
+// A blockRow is a row that is named for a block.
+type blockRow struct {
+	id    blockID
+	value []byte
+}
+
+// blockRows yields the rows right under a prefix that are named for blocks.
+func (s *rowStore) blockRows(ctx context.Context, prefix string, keysOnly bool) iter.Seq2[blockRow, error] {
+	return func(yield func(blockRow, error) bool) {
+		for e, err := range s.rowsOf(ctx, prefix, 1, keysOnly) {
+			_, id, ok := splitID(e.Key)
+			if (ok || err != nil) && !yield(blockRow{id, e.Value}, err) {
+				return
+			}
+		}
+	}
+}
+
 // hasAny reports whether there is a row under a prefix, of whatever kind.
 func (s *rowStore) hasAny(ctx context.Context, prefix string) (bool, error) {
 	for _, err := range s.rowsUnder(ctx, prefix, true, 1) {

@@ -175,21 +175,20 @@ func (c *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err
 	for _, other := range c.committer.frontier.checkpoints() {
 		some = some || other.state.held() && other.tip.DAGName == cp.tip.DAGName
 	}
-	for e, err := range c.store.rowsOf(ctx, c.store.keys.blocks, 1, false) {
+	for r, err := range c.store.blockRows(ctx, c.store.keys.blocks, false) {
 		if err != nil {
 			return false, err
 		}
-		bad := len(e.Value) > 0 && markState(e.Value[0]&^neverHeadBit) != pending
-		_, id, ok := splitID(e.Key)
-		if !ok || some && !bad {
+		bad := len(r.value) > 0 && markState(r.value[0]&^neverHeadBit) != pending
+		if some && !bad {
 			continue
 		}
-		in, err := c.store.inSegments(ctx, cp.segments, id)
+		in, err := c.store.inSegments(ctx, cp.segments, r.id)
 		if err != nil {
 			return false, err
 		}
 		if in && bad {
-			return false, fmt.Errorf("%w: it covers %s, which was refused here or is above one that was", errLeft, id.Cid())
+			return false, fmt.Errorf("%w: it covers %s, which was refused here or is above one that was", errLeft, r.id.Cid())
 		}
 		some = some || in
 	}

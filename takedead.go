@@ -152,13 +152,11 @@ func (r *record) appendWinner(ids []blockID) []blockID {
 }
 
 func (s *rowStore) losersOf(ctx context.Context, key string) (ids []blockID, err error) {
-	for e, err := range s.rowsOf(ctx, s.keys.losersOf(key), 1, true) {
+	for r, err := range s.blockRows(ctx, s.keys.losersOf(key), true) {
 		if err != nil {
 			return nil, err
 		}
-		if _, id, ok := splitID(e.Key); ok {
-			ids = append(ids, id)
-		}
+		ids = append(ids, r.id)
 	}
 	return ids, nil
 }
