@@ -15,11 +15,11 @@ type checkpointer struct {
 }
 
 func newCheckpointer(ctx context.Context, c *committer, f *fetcher, r *repairer, opts *Options) *checkpointer {
-	jobs := &checkpointJobs{chores: &chores{ctx: ctx, log: opts.Logger}, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, fetcher: f, opts: opts, alone: make(chan struct{}, 1)}
+	jobs := &checkpointJobs{chores: &chores{ctx: ctx, log: opts.Logger}, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, opts: opts, alone: make(chan struct{}, 1)}
 	jobs.alone <- struct{}{}
 	cp := &checkpointer{checkpointJobs: jobs, maker: &maker{checkpointJobs: jobs}, keeper: &keeper{checkpointJobs: jobs}, repairer: r}
 	cp.verifier = &verifier{checkpointJobs: jobs, isWaitedFor: cp.isWaitedFor}
-	cp.taker = &taker{checkpointJobs: jobs, isWaitedFor: func() bool { return cp.isWaitedFor() || cp.isToVerify() }, repairer: r}
+	cp.taker = &taker{checkpointJobs: jobs, fetcher: f, isWaitedFor: func() bool { return cp.isWaitedFor() || cp.isToVerify() }, repairer: r}
 	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue, cp.thinOut} {
 		jobs.chores.all = append(jobs.chores.all, &chore{do: do})
 	}

@@ -150,10 +150,11 @@
 //     of a history side by side instead of one block after the other. Readers
 //     treat them as any other link.
 //   - summary.go reads summaries.
-//   - pages.go reads and writes the pages of snapshots. tree.go says how versions and
-//     open tombstones are put into pages, and makes them: the same for all replicas, bit
-//     for bit. treepage.go is how such a page is encoded, treeread.go reads them ahead,
-//     treecheck.go checks those of peers, treefold.go makes a tree from older ones.
+//   - pages.go reads and writes the pages of snapshots, and pagepatience.go says for how
+//     long they are waited for. tree.go says how versions and open tombstones are put into
+//     pages, and makes them: the same for all replicas, bit for bit. treepage.go is how such
+//     a page is encoded, treeread.go reads them ahead, treecheck.go checks those of peers,
+//     treefold.go makes a tree from older ones.
 //   - checkpoint.go is what is known of a checkpoint, in which states it can be, and
 //     checkpointrow.go how that is stored, and rowreader.go read. snapshotname.go is what
 //     its delta says. checkpoints.go is the table of all that are known, and overlay.go
@@ -441,7 +442,7 @@
 //     some come within 30 seconds, and no longer than that if there is anything else to do for
 //     the checkpointer. A checkpoint that could not be taken is put off for
 //     Options.RebroadcastInterval, and twice as long each time up to 64 times
-//     (takeprepare.go, takepolicy.go).
+//     (pagepatience.go, takepolicy.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
 //     To look for a block that is not known reads a row of each larger one, mostly of
 //     some 4 KiB (coverindex.go). Whoever reads a cover reads up to 8 pages of 256 KiB of

@@ -57,7 +57,7 @@ func (c *checkpointJobs) foldVersions(ctx context.Context, dagName string, heads
 // blocks may all be here.
 func (c *checkpointJobs) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
 	known := c.committer.frontier.checkpoints()
-	coming, end := c.whilePagesCome(ctx, nil)
+	coming, end := c.blocks.whilePagesCome(ctx, nil)
 	err := c.walkTo(coming, known, dagName, heads, limit, fold)
 	end()
 	lost := errors.Is(err, errNoPage) || context.Cause(coming) == errNoneCome

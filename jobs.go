@@ -17,7 +17,6 @@ type checkpointJobs struct {
 	store     *rowStore
 	blocks    *blockStore
 	committer *committer
-	fetcher   *fetcher
 	opts      *Options
 
 	alone   chan struct{} // holds one token; whoever takes it has a job

@@ -218,7 +218,7 @@ func (d *drop) keepLost(ctx context.Context) error {
 }
 
 func (d *drop) keepFromSnapshots(ctx context.Context, lost map[versionName]bool) error {
-	coming, end := d.whilePagesCome(ctx, nil)
+	coming, end := d.blocks.whilePagesCome(ctx, nil)
 	defer end()
 	for _, cp := range d.below {
 		for e, err := range d.blocks.treeEntries(coming, cp.snapshot.tree(), 0) {

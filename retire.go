@@ -124,7 +124,7 @@ func (c *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (nam
 
 // eachPage calls f with each page of a checkpoint.
 func (c *checkpointJobs) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
-	ctx, end := c.whilePagesCome(ctx, nil)
+	ctx, end := c.blocks.whilePagesCome(ctx, nil)
 	defer end()
 	for n, err := range c.blocks.treePages(ctx, cp.snapshot.tree()) {
 		if err != nil {
@@ -143,7 +143,7 @@ func (c *checkpointJobs) eachPage(ctx context.Context, cp *checkpoint, f func(pa
 
 // sizeOfPages returns how large some pages are, as far as they can be read.
 func (c *checkpointJobs) sizeOfPages(ctx context.Context, names []pageName) (size int64) {
-	ctx, end := c.whilePagesCome(ctx, nil)
+	ctx, end := c.blocks.whilePagesCome(ctx, nil)
 	defer end()
 	for _, n := range names {
 		if data, err := c.blocks.getPage(ctx, c.blocks.service, n); err == nil {

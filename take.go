@@ -349,6 +349,6 @@ func (c *checkpointJobs) unwant(ctx context.Context, id blockID, state checkpoin
 		now.checkpoints.set(cp)
 		return nil
 	})
-	c.fetcher.unread.ring()
+	c.committer.notify.reloaded() // what has been withheld
 	return err
 }

@@ -43,6 +43,7 @@ func (cp *checkpoint) isFarAbove(heads tips) bool {
 // A taker takes those of others. Its fields belong to the goroutine.
 type taker struct {
 	*checkpointJobs
+	fetcher     *fetcher
 	isWaitedFor func() bool // whether others wait for it
 	repairer    *repairer
 	putOff      map[blockID]putOff // checkpoints that could not be taken

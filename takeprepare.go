@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
 )
 
 // prepare fetches all of a snapshot and checks it, and makes rows of its cover. An error
 // that is errBadSnapshot is final.
 func (c *taker) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
-	coming, end := c.whilePagesCome(ctx, c.isWaitedFor)
+	coming, end := c.blocks.whilePagesCome(ctx, c.isWaitedFor)
 	defer end()
 	segments, err := c.readSnapshot(coming, cp)
 	switch {
@@ -56,50 +54,4 @@ func (cp *checkpoint) checkLinks(ctx context.Context, covered func(context.Conte
 		err = fmt.Errorf("%w: the checkpoint is in its own cover", errBadSnapshot)
 	}
 	return err
-}
-
-// whilePagesCome returns a context that ends once no page has come for a while though some
-// are waited for, or while others wait: they may wait for as long as pages come, which
-// peers decide. waited may be nil; it is not called any more when end returns.
-func (c *checkpointJobs) whilePagesCome(ctx context.Context, waited func() bool) (_ context.Context, end func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() { cancel(c.watchPages(ctx, waited)) })
-	return ctx, func() {
-		cancel(nil)
-		watch.Wait()
-	}
-}
-
-// pagePatience is how long that is. On a slow link several large pages share the time.
-const pagePatience = 30 * time.Second
-
-var (
-	errNoneCome  = errors.New("no page has come for a while")
-	errWaitedFor = errors.New("others have waited for long enough")
-)
-
-// watchPages returns why no more pages are to be waited for.
-func (c *checkpointJobs) watchPages(ctx context.Context, waited func() bool) error {
-	ticks := time.NewTicker(pagePatience / 2)
-	defer ticks.Stop()
-	silent := 0 // ticks
-	for tick, before := 1, c.blocks.pagesGot.Load(); ; tick++ {
-		select {
-		case <-ticks.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		now := c.blocks.pagesGot.Load()
-		if silent++; now != before || c.blocks.pagesWanted.Load() == 0 {
-			silent = 0
-		}
-		switch {
-		case silent == 2:
-			return errNoneCome
-		case tick%2 == 0 && waited != nil && waited():
-			return errWaitedFor
-		}
-		before = now
-	}
 }

@@ -208,7 +208,7 @@ func (c *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segm
 	if own != other {
 		return nil, fmt.Errorf("%w: it says %s, and its blocks say %s", errBadSnapshot, &other, &own)
 	}
-	ctx, end := c.whilePagesCome(ctx, c.isWaitedFor)
+	ctx, end := c.blocks.whilePagesCome(ctx, c.isWaitedFor)
 	defer end()
 	segments, err := c.blocks.readCover(ctx, other.cover)
 	if err != nil {
