@@ -63,27 +63,19 @@ var (
 const foldPatience = 10 * time.Second
 
 func newFoldWalk(store *rowStore, blocks *blockStore, known checkpoints, dagName string, limit int) *foldWalk {
+	others := known.held()
 	w := &foldWalk{
 		store:   store,
 		blocks:  blocks,
 		dagName: dagName,
-		held:    make(checkpoints),
+		held:    others.of(dagName),
 		aside:   make(map[blockID]bool),
 		gone:    make(map[blockID]error),
 		bases:   make(checkpoints),
 		changes: newSorter(),
 		limit:   limit,
 	}
-	others := make(checkpoints)
-	for id, cp := range known {
-		switch {
-		case !cp.state.held():
-		case cp.tip.DAGName == dagName:
-			w.held[id] = cp
-		default:
-			others[id] = cp
-		}
-	}
+	maps.DeleteFunc(others, func(id blockID, _ *checkpoint) bool { return w.held[id] != nil })
 	w.covers, w.others = w.held.segments(), others.segments()
 	w.traversal = traversal{enter: w.enter, merged: true, gone: true, patience: foldPatience}
 	return w

@@ -484,6 +484,10 @@ func (c *dagChange) forget(ctx context.Context, b *block) (unwanted []blockID, e
 	if m.state == complete {
 		return nil, nil
 	}
+	return c.abandonLinks(ctx, b)
+}
+
+func (c *dagChange) abandonLinks(ctx context.Context, b *block) (unwanted []blockID, err error) {
 	if len(b.links) > fewLinks {
 		c.setLinks(b.id, nil)
 	}

@@ -51,20 +51,7 @@ func (c *commit) setSpare(segments []segment) {
 // sweepSegments removes the rows of spare segments, but of some that are to be used.
 // Whoever calls it, or stageSegments, must be alone in it.
 func (c *committer) sweepSegments(ctx context.Context, but ...segment) error {
-	var gone []segment
-	err := c.attempt(ctx, nil, func(now *commit) error {
-		spare, err := c.store.readSpare(ctx)
-		n, used := len(spare), now.checkpoints.now.use()
-		spare = slices.DeleteFunc(spare, func(seg segment) bool { return used[seg.root] })
-		if len(spare) < n {
-			now.setSpare(spare)
-		}
-		gone = slices.DeleteFunc(slices.Clone(spare), func(seg segment) bool { return slices.Contains(but, seg) })
-		for _, seg := range gone {
-			now.rows = append(now.rows, presence(c.store.keys.segment(seg.root), false))
-		}
-		return err
-	})
+	gone, err := c.giveUpSpare(ctx, but)
 	if err != nil || len(gone) == 0 {
 		return err
 	}
@@ -78,6 +65,25 @@ func (c *committer) sweepSegments(ctx context.Context, but ...segment) error {
 		now.setSpare(slices.DeleteFunc(spare, func(seg segment) bool { return slices.Contains(gone, seg) }))
 		return err
 	})
+}
+
+// giveUpSpare has no rows count any more of spare segments, but for some, and returns which.
+// Those that have come to be used are spare no more.
+func (c *committer) giveUpSpare(ctx context.Context, but []segment) (gone []segment, err error) {
+	err = c.attempt(ctx, nil, func(now *commit) error {
+		spare, err := c.store.readSpare(ctx)
+		n, used := len(spare), now.checkpoints.now.use()
+		spare = slices.DeleteFunc(spare, func(seg segment) bool { return used[seg.root] })
+		if len(spare) < n {
+			now.setSpare(spare)
+		}
+		gone = slices.DeleteFunc(slices.Clone(spare), func(seg segment) bool { return slices.Contains(but, seg) })
+		for _, seg := range gone {
+			now.rows = append(now.rows, presence(c.store.keys.segment(seg.root), false))
+		}
+		return err
+	})
+	return gone, err
 }
 
 func (c *committer) removeBuckets(ctx context.Context, seg segment) error {

@@ -36,37 +36,42 @@ func (c *verifier) verifyNext(ctx context.Context) (did bool, err error) {
 	return err == nil, err
 }
 
-// nextToVerify returns the highest checkpoint that is complete and has not been judged.
-// One whose links are all in covers that are held says nothing new: it is passed over. After
-// one that was checked in vain it returns any: liars can always be higher.
+// nextToVerify returns the highest checkpoint that may be checked. After one that was checked
+// in vain it returns any: liars can always be higher.
 func (c *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
 	if !c.chores.isTime(c.rest) {
 		return nil, nil
 	}
 	known := c.committer.frontier.checkpoints()
-	for id, cp := range known {
-		if cp.state != checkpointSeen || cp.disputed || next != nil && (c.vain || cp.isWorth(next) < 0) {
+	for _, cp := range known {
+		if next != nil && (c.vain || cp.isWorth(next) < 0) {
 			continue
 		}
-		if tried, ok := c.undecided[id]; ok && !known.newestHold().After(tried) {
-			continue
-		}
-		m, err := c.store.mark(ctx, id)
-		if err != nil {
+		switch may, err := c.mayVerify(ctx, known, cp); {
+		case err != nil:
 			return nil, err
-		}
-		if m.state != complete {
-			continue
-		}
-		old, err := c.isOld(ctx, known, cp)
-		if err != nil {
-			return nil, err
-		}
-		if !old {
+		case may:
 			next = cp
 		}
 	}
 	return next, nil
+}
+
+// mayVerify reports whether a checkpoint is complete and has not been judged. One whose links
+// are all in covers that are held says nothing new: it is passed over.
+func (c *verifier) mayVerify(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
+	if cp.state != checkpointSeen || cp.disputed {
+		return false, nil
+	}
+	if tried, ok := c.undecided[cp.id]; ok && !known.newestHold().After(tried) {
+		return false, nil
+	}
+	m, err := c.store.mark(ctx, cp.id)
+	if err != nil || m.state != complete {
+		return false, err
+	}
+	old, err := c.isOld(ctx, known, cp)
+	return !old, err
 }
 
 // isToVerify reports whether any may be checked now.
