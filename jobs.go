@@ -82,6 +82,16 @@ func (c *checkpointJobs) do(ctx context.Context, dagName string, job func(contex
 	return err
 }
 
+// doChore does a job of the goroutine. One that a purge has ended is not done, and no
+// failure.
+func (c *checkpointJobs) doChore(ctx context.Context, dagName string, job func(context.Context) error) (did bool, err error) {
+	err = c.do(ctx, dagName, job)
+	if errors.Is(err, errPurging) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (c *checkpointJobs) setCurrent(j *checkpointJob) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,7 +2,6 @@ package crdt
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"time"
 )
@@ -25,11 +24,7 @@ func (c *keeper) dropDue(ctx context.Context) (did bool, err error) {
 	if next == nil || !c.chores.isTime(due) {
 		return false, nil
 	}
-	err = c.do(ctx, next.tip.DAGName, func(ctx context.Context) error { return c.dropNow(ctx, next.tip.DAGName) })
-	if errors.Is(err, errPurging) {
-		return false, nil
-	}
-	return err == nil, err
+	return c.doChore(ctx, next.tip.DAGName, func(ctx context.Context) error { return c.dropNow(ctx, next.tip.DAGName) })
 }
 
 func (c *keeper) dropNow(ctx context.Context, dagName string) error {

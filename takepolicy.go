@@ -56,11 +56,7 @@ func (c *taker) takeJob(ctx context.Context) (did bool, err error) {
 	if err != nil || cp == nil {
 		return false, err
 	}
-	err = c.do(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.take(ctx, cp.id) })
-	if errors.Is(err, errPurging) {
-		return false, nil
-	}
-	return err == nil, err
+	return c.doChore(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.take(ctx, cp.id) })
 }
 
 // nextToTake returns the checkpoint to take now, or nil: first those that have been begun,

@@ -35,7 +35,7 @@ func (c *keeper) thinOut(ctx context.Context) (did bool, err error) {
 			return false, err
 		}
 		if old = unneeded(old, c.opts.KeepHistory/thinningsIn); len(old) > 0 {
-			return true, c.do(ctx, dagName, func(ctx context.Context) error { return c.retire(ctx, old) })
+			return c.doChore(ctx, dagName, func(ctx context.Context) error { return c.retire(ctx, old) })
 		}
 	}
 	c.thinned = held

@@ -29,11 +29,7 @@ func (c *verifier) verifyNext(ctx context.Context) (did bool, err error) {
 	if cp == nil || err != nil {
 		return false, err
 	}
-	err = c.do(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.verify(ctx, cp) })
-	if errors.Is(err, errPurging) {
-		return false, nil
-	}
-	return err == nil, err
+	return c.doChore(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.verify(ctx, cp) })
 }
 
 // nextToVerify returns the highest checkpoint that may be checked. After one that was checked
