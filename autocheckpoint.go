@@ -35,35 +35,35 @@ func (c *committer) countInTurn(now *commit, blocks int64) (due bool) {
 }
 
 // makeDue makes a checkpoint if one is due, and has been for its random while.
-func (c *maker) makeDue(ctx context.Context) (did bool, err error) {
+func (m *maker) makeDue(ctx context.Context) (did bool, err error) {
 	switch {
-	case !c.isDue():
-		c.due, c.deferred = time.Time{}, false
+	case !m.isDue():
+		m.due, m.deferred = time.Time{}, false
 		return false, nil
-	case c.due.IsZero():
-		c.due = time.Now().Add(rand.N(c.opts.RebroadcastInterval/4 + 1))
-		return c.chores.isTime(c.due), nil
-	case !c.chores.isTime(c.due):
+	case m.due.IsZero():
+		m.due = time.Now().Add(rand.N(m.opts.RebroadcastInterval/4 + 1))
+		return m.chores.isTime(m.due), nil
+	case !m.chores.isTime(m.due):
 		return false, nil
-	case !c.deferred && c.committer.frontier.checkpoints().anyToCome(""):
-		c.due, c.deferred = time.Now().Add(c.opts.RebroadcastInterval), true
-		return c.chores.isTime(c.due), nil
+	case !m.deferred && m.committer.frontier.checkpoints().anyToCome(""):
+		m.due, m.deferred = time.Now().Add(m.opts.RebroadcastInterval), true
+		return m.chores.isTime(m.due), nil
 	}
-	c.due, c.deferred = time.Time{}, false
-	err = c.do(ctx, "", func(ctx context.Context) error {
-		_, err := c.checkpointDAG(ctx, "")
+	m.due, m.deferred = time.Time{}, false
+	err = m.do(ctx, "", func(ctx context.Context) error {
+		_, err := m.checkpointDAG(ctx, "")
 		return err
 	})
 	if err != nil && ctx.Err() == nil {
-		c.log.Warnf("no checkpoint is made before %d more blocks have come: %s", c.opts.CheckpointEvery, err)
-		c.committer.grown.Store(0) // what stands in the way will stand there for a while
+		m.log.Warnf("no checkpoint is made before %d more blocks have come: %s", m.opts.CheckpointEvery, err)
+		m.committer.grown.Store(0) // what stands in the way will stand there for a while
 	}
 	return err == nil, ctx.Err()
 }
 
-func (c *maker) isDue() bool {
-	every := int64(c.opts.CheckpointEvery)
-	return every > 0 && c.committer.grown.Load() >= every
+func (m *maker) isDue() bool {
+	every := int64(m.opts.CheckpointEvery)
+	return every > 0 && m.committer.grown.Load() >= every
 }
 
 // anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above

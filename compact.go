@@ -76,19 +76,19 @@ type drop struct {
 	size int64 // of the blocks
 }
 
-func (c *keeper) newDrop(below []*checkpoint) *drop {
+func (k *keeper) newDrop(below []*checkpoint) *drop {
 	return &drop{
-		keeper:   c,
+		keeper:   k,
 		below:    below,
 		segments: segmentsOf(slices.Values(below)),
-		reader:   briefReader{blocks: c.blocks},
+		reader:   briefReader{blocks: k.blocks},
 	}
 }
 
 // drop drops what those checkpoints of a DAG cover that were held at some time. What lost
 // pages would tell of stays until a further one.
-func (c *keeper) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
-	d := c.newDrop(c.committer.frontier.checkpoints().heldAt(dagName, at))
+func (k *keeper) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
+	d := k.newDrop(k.committer.frontier.checkpoints().heldAt(dagName, at))
 	if len(d.below) > 0 {
 		for _, do := range []func(context.Context) error{d.keepLosers, d.dropBlocks, d.retireCovered} {
 			if err := do(ctx); err != nil {
@@ -96,7 +96,7 @@ func (c *keeper) drop(ctx context.Context, dagName string, at time.Time) (done C
 			}
 		}
 	}
-	swept, err := c.sweep(ctx)
+	swept, err := k.sweep(ctx)
 	d.done.add(swept)
 	if errors.Is(err, errNoPage) && ctx.Err() == nil {
 		d.unread, err = cmp.Or(d.unread, err), nil
@@ -213,25 +213,25 @@ func (c *Compaction) add(o Compaction) {
 }
 
 // finishDrop removes what a drop has named and not removed, which was cut off.
-func (c *checkpointJobs) finishDrop(ctx context.Context) error {
-	_, err := c.finishBlocks(ctx)
+func (j *checkpointJobs) finishDrop(ctx context.Context) error {
+	_, err := j.finishBlocks(ctx)
 	if err == nil {
-		err = c.finishPages(ctx)
+		err = j.finishPages(ctx)
 	}
 	return err
 }
 
 // finishBlocks removes the blocks that the row /w/dropping names, and then the row.
-func (c *checkpointJobs) finishBlocks(ctx context.Context) (removed int, err error) {
-	key := c.store.keys.dropping
-	ids, found, err := c.store.idsIn(ctx, key)
+func (j *checkpointJobs) finishBlocks(ctx context.Context) (removed int, err error) {
+	key := j.store.keys.dropping
+	ids, found, err := j.store.idsIn(ctx, key)
 	if err != nil || !found {
 		return 0, err
 	}
-	if removed, err = c.blocks.removeAll(ctx, ids); err != nil {
+	if removed, err = j.blocks.removeAll(ctx, ids); err != nil {
 		return removed, err
 	}
-	return removed, c.committer.do(ctx, func(now *commit) error {
+	return removed, j.committer.do(ctx, func(now *commit) error {
 		now.rows = append(now.rows, row{key: key, remove: true})
 		return nil
 	})

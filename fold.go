@@ -30,13 +30,13 @@ type folded struct {
 }
 
 // fold makes the snapshot of some heads, and gives its pages to a sink.
-func (c *checkpointJobs) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
-	return c.foldWithin(ctx, dagName, heads, to, math.MaxInt)
+func (j *checkpointJobs) fold(ctx context.Context, dagName string, heads []blockID, to pageSink) (*folded, error) {
+	return j.foldWithin(ctx, dagName, heads, to, math.MaxInt)
 }
 
 // foldWithin is fold, but fails rather than read more blocks than a limit in the second round.
-func (c *checkpointJobs) foldWithin(ctx context.Context, dagName string, heads []blockID, to pageSink, limit int) (f *folded, err error) {
-	err = c.walk(ctx, dagName, heads, limit, func(ctx context.Context, w *foldWalk) error {
+func (j *checkpointJobs) foldWithin(ctx context.Context, dagName string, heads []blockID, to pageSink, limit int) (f *folded, err error) {
+	err = j.walk(ctx, dagName, heads, limit, func(ctx context.Context, w *foldWalk) error {
 		f, err = w.fold(ctx, to)
 		return err
 	})
@@ -44,8 +44,8 @@ func (c *checkpointJobs) foldWithin(ctx context.Context, dagName string, heads [
 }
 
 // foldVersions makes the versions tree of some heads alone.
-func (c *checkpointJobs) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
-	err = c.walk(ctx, dagName, heads, math.MaxInt, func(ctx context.Context, w *foldWalk) error {
+func (j *checkpointJobs) foldVersions(ctx context.Context, dagName string, heads []blockID, to pageSink) (root treeRoot, err error) {
+	err = j.walk(ctx, dagName, heads, math.MaxInt, func(ctx context.Context, w *foldWalk) error {
 		root, err = w.foldVersions(ctx, to)
 		return err
 	})
@@ -55,26 +55,26 @@ func (c *checkpointJobs) foldVersions(ctx context.Context, dagName string, heads
 // walk walks down from some heads, and has what it finds folded. Where pages of the bases
 // are lost, here and for a while at everybody else's, it begins again without any: the
 // blocks may all be here.
-func (c *checkpointJobs) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
-	known := c.committer.frontier.checkpoints()
-	coming, end := c.blocks.whilePagesCome(ctx, nil)
-	err := c.walkTo(coming, known, dagName, heads, limit, fold)
+func (j *checkpointJobs) walk(ctx context.Context, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
+	known := j.committer.frontier.checkpoints()
+	coming, end := j.blocks.whilePagesCome(ctx, nil)
+	err := j.walkTo(coming, known, dagName, heads, limit, fold)
 	end()
 	lost := errors.Is(err, errNoPage) || context.Cause(coming) == errNoneCome
 	if err == nil || !lost || ctx.Err() != nil {
 		return err
 	}
-	c.log.Warnf("reading all blocks of DAG %q for a checkpoint, as the last one is not all here: %s", dagName, err)
+	j.log.Warnf("reading all blocks of DAG %q for a checkpoint, as the last one is not all here: %s", dagName, err)
 	known = maps.Clone(known)
 	maps.DeleteFunc(known, func(_ blockID, cp *checkpoint) bool { return cp.tip.DAGName == dagName })
-	if again := c.walkTo(ctx, known, dagName, heads, limit, fold); again != nil {
+	if again := j.walkTo(ctx, known, dagName, heads, limit, fold); again != nil {
 		return fmt.Errorf("%w; %w", again, err)
 	}
 	return nil
 }
 
-func (c *checkpointJobs) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
-	w := newFoldWalk(c.store, c.blocks, known, dagName, limit)
+func (j *checkpointJobs) walkTo(ctx context.Context, known checkpoints, dagName string, heads []blockID, limit int, fold func(context.Context, *foldWalk) error) error {
+	w := newFoldWalk(j.store, j.blocks, known, dagName, limit)
 	defer w.changes.close()
 	if err := w.run(ctx, heads); err != nil {
 		return err

@@ -38,11 +38,11 @@ type checkpointJob struct {
 var errPurging = errors.New("crdt: the DAG is being purged: begin anew")
 
 // acquire waits until nobody else has a job.
-func (c *checkpointJobs) acquire(ctx context.Context) error {
-	c.waiting.Add(1)
-	defer c.waiting.Add(-1)
+func (j *checkpointJobs) acquire(ctx context.Context) error {
+	j.waiting.Add(1)
+	defer j.waiting.Add(-1)
 	select {
-	case <-c.alone:
+	case <-j.alone:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -51,18 +51,18 @@ func (c *checkpointJobs) acquire(ctx context.Context) error {
 
 // begin waits until nobody else has a job, and begins one. The job's context ends when
 // the DAG is to be purged: context.Cause says so. Call end at its end.
-func (c *checkpointJobs) begin(ctx context.Context, dagName string) (_ context.Context, end func(), err error) {
-	if err := c.acquire(ctx); err != nil {
+func (j *checkpointJobs) begin(ctx context.Context, dagName string) (_ context.Context, end func(), err error) {
+	if err := j.acquire(ctx); err != nil {
 		return ctx, nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	c.setCurrent(&checkpointJob{dagName, cancel})
+	j.setCurrent(&checkpointJob{dagName, cancel})
 	end = func() {
-		c.setCurrent(nil)
+		j.setCurrent(nil)
 		cancel(nil)
-		c.alone <- struct{}{}
+		j.alone <- struct{}{}
 	}
-	if err := c.finishDrop(ctx); err != nil { // or it would remove pages that are made now
+	if err := j.finishDrop(ctx); err != nil { // or it would remove pages that are made now
 		end()
 		return ctx, nil, err
 	}
@@ -70,8 +70,8 @@ func (c *checkpointJobs) begin(ctx context.Context, dagName string) (_ context.C
 }
 
 // do does a job, and returns errPurging if a purge has ended it.
-func (c *checkpointJobs) do(ctx context.Context, dagName string, job func(context.Context) error) error {
-	ctx, end, err := c.begin(ctx, dagName)
+func (j *checkpointJobs) do(ctx context.Context, dagName string, job func(context.Context) error) error {
+	ctx, end, err := j.begin(ctx, dagName)
 	if err != nil {
 		return err
 	}
@@ -84,46 +84,46 @@ func (c *checkpointJobs) do(ctx context.Context, dagName string, job func(contex
 
 // doChore does a job of the goroutine. One that a purge has ended is not done, and no
 // failure.
-func (c *checkpointJobs) doChore(ctx context.Context, dagName string, job func(context.Context) error) (did bool, err error) {
-	err = c.do(ctx, dagName, job)
+func (j *checkpointJobs) doChore(ctx context.Context, dagName string, job func(context.Context) error) (did bool, err error) {
+	err = j.do(ctx, dagName, job)
 	if errors.Is(err, errPurging) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-func (c *checkpointJobs) setCurrent(j *checkpointJob) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.current = j
-	c.interruptLocked()
+func (j *checkpointJobs) setCurrent(job *checkpointJob) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.current = job
+	j.interruptLocked()
 }
 
 // interruptLocked ends a job that is in the way of a purge.
-func (c *checkpointJobs) interruptLocked() {
-	if c.current != nil && c.purging != nil && c.current.dagName == *c.purging {
-		c.current.cancel(errPurging)
+func (j *checkpointJobs) interruptLocked() {
+	if j.current != nil && j.purging != nil && j.current.dagName == *j.purging {
+		j.current.cancel(errPurging)
 	}
 }
 
 // exclude ends the job of a DAG that is to be purged, waits for any other, and keeps
 // further ones from beginning until end is called.
-func (c *checkpointJobs) exclude(ctx context.Context, dagName string) (end func(), err error) {
-	c.setPurging(&dagName)
-	if err := c.acquire(ctx); err != nil {
-		c.setPurging(nil)
+func (j *checkpointJobs) exclude(ctx context.Context, dagName string) (end func(), err error) {
+	j.setPurging(&dagName)
+	if err := j.acquire(ctx); err != nil {
+		j.setPurging(nil)
 		return nil, err
 	}
 	return func() {
-		c.setPurging(nil)
-		c.alone <- struct{}{}
-		c.chores.wake()
+		j.setPurging(nil)
+		j.alone <- struct{}{}
+		j.chores.wake()
 	}, nil
 }
 
-func (c *checkpointJobs) setPurging(dagName *string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.purging = dagName
-	c.interruptLocked()
+func (j *checkpointJobs) setPurging(dagName *string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.purging = dagName
+	j.interruptLocked()
 }

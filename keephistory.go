@@ -19,53 +19,53 @@ type keeper struct {
 
 // dropDue drops, in one DAG, what has been covered for long enough. If there is nothing
 // yet, it has the checkpointer woken when there will be.
-func (c *keeper) dropDue(ctx context.Context) (did bool, err error) {
-	next, due := c.nextDue()
-	if next == nil || !c.chores.isTime(due) {
+func (k *keeper) dropDue(ctx context.Context) (did bool, err error) {
+	next, due := k.nextDue()
+	if next == nil || !k.chores.isTime(due) {
 		return false, nil
 	}
-	return c.doChore(ctx, next.tip.DAGName, func(ctx context.Context) error { return c.dropNow(ctx, next.tip.DAGName) })
+	return k.doChore(ctx, next.tip.DAGName, func(ctx context.Context) error { return k.dropNow(ctx, next.tip.DAGName) })
 }
 
-func (c *keeper) dropNow(ctx context.Context, dagName string) error {
-	at := time.Now().Add(-c.opts.KeepHistory)
-	known := c.committer.frontier.checkpoints()
-	done, unread, err := c.drop(ctx, dagName, at)
+func (k *keeper) dropNow(ctx context.Context, dagName string) error {
+	at := time.Now().Add(-k.opts.KeepHistory)
+	known := k.committer.frontier.checkpoints()
+	done, unread, err := k.drop(ctx, dagName, at)
 	if err != nil {
 		return err
 	}
 	if unread != nil {
-		c.log.Warnf("dropping history: %s", unread) // tried again with the next checkpoint
+		k.log.Warnf("dropping history: %s", unread) // tried again with the next checkpoint
 	}
 	if done != (Compaction{}) {
-		c.log.Infof("dropped %d blocks, %d rows and %d bytes of the history of DAG %q", done.Blocks, done.Rows, done.Bytes, dagName)
+		k.log.Infof("dropped %d blocks, %d rows and %d bytes of the history of DAG %q", done.Blocks, done.Rows, done.Bytes, dagName)
 	}
-	maps.DeleteFunc(c.dropped, func(id blockID, _ bool) bool { return known[id] == nil })
+	maps.DeleteFunc(k.dropped, func(id blockID, _ bool) bool { return known[id] == nil })
 	for _, cp := range known.heldAt(dagName, at) {
-		setIn(&c.dropped, cp.id, true)
+		setIn(&k.dropped, cp.id, true)
 	}
 	return nil
 }
 
 // nextDue returns the checkpoint that has been held longest of those below which nothing
 // has been dropped yet, in this run, and when that is due.
-func (c *keeper) nextDue() (next *checkpoint, due time.Time) {
-	if c.opts.KeepHistory == 0 {
+func (k *keeper) nextDue() (next *checkpoint, due time.Time) {
+	if k.opts.KeepHistory == 0 {
 		return nil, due
 	}
-	for id, cp := range c.committer.frontier.checkpoints() {
-		if cp.canDropBelow() && !c.dropped[id] && (next == nil || cp.since.Before(next.since)) {
+	for id, cp := range k.committer.frontier.checkpoints() {
+		if cp.canDropBelow() && !k.dropped[id] && (next == nil || cp.since.Before(next.since)) {
 			next = cp
 		}
 	}
 	if next == nil {
 		return nil, due
 	}
-	return next, next.since.Add(c.opts.KeepHistory)
+	return next, next.since.Add(k.opts.KeepHistory)
 }
 
 // isToDrop reports whether any history is to be dropped now.
-func (c *keeper) isToDrop() bool {
-	next, due := c.nextDue()
+func (k *keeper) isToDrop() bool {
+	next, due := k.nextDue()
 	return next != nil && !time.Now().Before(due)
 }

@@ -86,39 +86,39 @@ type maker struct {
 }
 
 // checkpointDAG makes a checkpoint of a DAG.
-func (c *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error) {
-	if _, ours := c.blocks.newDelta().(*pbDelta); !ours {
+func (m *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error) {
+	if _, ours := m.blocks.newDelta().(*pbDelta); !ours {
 		return Head{}, errOwnDeltas
 	}
-	if head, ok := c.unchanged(dagName); ok {
+	if head, ok := m.unchanged(dagName); ok {
 		return head, nil
 	}
-	if err := c.tidy(ctx, dagName); err != nil {
+	if err := m.tidy(ctx, dagName); err != nil {
 		return Head{}, err
 	}
-	heads := c.headsToFold(dagName)
+	heads := m.headsToFold(dagName)
 	if len(heads) == 0 {
 		return Head{}, errNoHeads
 	}
-	f, err := c.fold(ctx, dagName, heads.ids(), c.blocks)
+	f, err := m.fold(ctx, dagName, heads.ids(), m.blocks)
 	if err != nil {
 		return Head{}, err
 	}
-	if f.taken && c.committer.frontier.checkpoints().disputed(dagName) {
+	if f.taken && m.committer.frontier.checkpoints().disputed(dagName) {
 		return Head{}, errDisputed
 	}
-	return c.publish(ctx, dagName, heads, f)
+	return m.publish(ctx, dagName, heads, f)
 }
 
 // unchanged returns the head of a DAG if that is its only one, and a checkpoint that is
 // held.
-func (c *maker) unchanged(dagName string) (head Head, ok bool) {
-	tips, _ := c.committer.frontier.tips()
+func (m *maker) unchanged(dagName string) (head Head, ok bool) {
+	tips, _ := m.committer.frontier.tips()
 	heads := tips.of(dagName)
 	if len(heads) != 1 {
 		return head, false
 	}
-	cp := c.committer.frontier.checkpoints()[heads[0]]
+	cp := m.committer.frontier.checkpoints()[heads[0]]
 	if cp == nil || !cp.state.held() {
 		return head, false
 	}
@@ -128,18 +128,18 @@ func (c *maker) unchanged(dagName string) (head Head, ok bool) {
 func (cp *checkpoint) head() Head { return Head{Cid: cp.id.Cid(), HeadValue: cp.tip} }
 
 // headsToFold returns the heads of a DAG that one checkpoint can be made of.
-func (c *maker) headsToFold(dagName string) tips {
-	all, _ := c.committer.frontier.tips()
+func (m *maker) headsToFold(dagName string) tips {
+	all, _ := m.committer.frontier.tips()
 	ids, heads := all.of(dagName), make(tips)
-	for _, id := range ids[:min(len(ids), maxFolded, c.blocks.maxLinks())] {
+	for _, id := range ids[:min(len(ids), maxFolded, m.blocks.maxLinks())] {
 		heads[id] = all[id]
 	}
 	return heads
 }
 
 // publish makes a folded snapshot a block, which is held from the same commit on.
-func (c *maker) publish(ctx context.Context, dagName string, heads tips, f *folded) (head Head, err error) {
-	covered, err := c.stage(ctx, f.segments)
+func (m *maker) publish(ctx context.Context, dagName string, heads tips, f *folded) (head Head, err error) {
+	covered, err := m.stage(ctx, f.segments)
 	if err != nil {
 		return Head{}, err
 	}
@@ -147,7 +147,7 @@ func (c *maker) publish(ctx context.Context, dagName string, heads tips, f *fold
 	d.SetDagName(dagName)
 	d.SetPriority(above(heads.maxHeight(dagName)))
 	d.setCheckpoint(&f.snapshot)
-	err = c.committer.do(ctx, func(now *commit) error {
+	err = m.committer.do(ctx, func(now *commit) error {
 		b, err := now.publishCheckpoint(context.WithoutCancel(ctx), d, heads.ids())
 		if err != nil {
 			return err
@@ -157,20 +157,20 @@ func (c *maker) publish(ctx context.Context, dagName string, heads tips, f *fold
 		return nil
 	})
 	if err == nil {
-		c.log.Infof("checkpoint %s of DAG %q was made: %s", head.Cid, dagName, &f.snapshot)
+		m.log.Infof("checkpoint %s of DAG %q was made: %s", head.Cid, dagName, &f.snapshot)
 	}
 	return head, err
 }
 
 // stage writes the rows of a cover that is to be held, as far as they are not in use. It
 // returns the checkpoints that it covers.
-func (c *checkpointJobs) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
-	used := c.committer.frontier.checkpoints().held().segments()
+func (j *checkpointJobs) stage(ctx context.Context, segments []segment) (covered []blockID, err error) {
+	used := j.committer.frontier.checkpoints().held().segments()
 	fresh := slices.DeleteFunc(slices.Clone(segments), func(s segment) bool { return slices.Contains(used, s) })
-	if err := c.committer.stageSegments(ctx, fresh); err != nil {
+	if err := j.committer.stageSegments(ctx, fresh); err != nil {
 		return nil, err
 	}
-	return c.checkpointsIn(ctx, segments)
+	return j.checkpointsIn(ctx, segments)
 }
 
 // publishCheckpoint makes a block of a checkpoint's delta and merges it. It links to the

@@ -39,9 +39,9 @@ func (d *drop) retireCovered(ctx context.Context) error {
 }
 
 // checkpointsIn returns the checkpoints that a cover has.
-func (c *checkpointJobs) checkpointsIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
-	for id := range c.committer.frontier.checkpoints() {
-		in, err := c.store.inSegments(ctx, segments, id)
+func (j *checkpointJobs) checkpointsIn(ctx context.Context, segments []segment) (covered []blockID, err error) {
+	for id := range j.committer.frontier.checkpoints() {
+		in, err := j.store.inSegments(ctx, segments, id)
 		if err != nil {
 			return nil, err
 		}
@@ -66,18 +66,18 @@ func (c *checkpointsChange) retire(id blockID) {
 }
 
 // sweep removes what retired checkpoints alone have.
-func (c *checkpointJobs) sweep(ctx context.Context) (done Compaction, err error) {
-	retired := maps.Clone(c.committer.frontier.checkpoints())
+func (j *checkpointJobs) sweep(ctx context.Context) (done Compaction, err error) {
+	retired := maps.Clone(j.committer.frontier.checkpoints())
 	maps.DeleteFunc(retired, func(_ blockID, cp *checkpoint) bool { return cp.state != checkpointRetired })
 	if len(retired) == 0 {
 		return done, nil
 	}
-	pages, err := c.pagesOfNone(ctx, retired)
+	pages, err := j.pagesOfNone(ctx, retired)
 	if err != nil {
 		return done, fmt.Errorf("crdt: sweeping the pages of checkpoints: %w", err)
 	}
-	done.Bytes = c.sizeOfPages(ctx, pages)
-	err = c.committer.do(ctx, func(now *commit) error {
+	done.Bytes = j.sizeOfPages(ctx, pages)
+	err = j.committer.do(ctx, func(now *commit) error {
 		for id := range retired {
 			now.checkpoints.remove(id)
 		}
@@ -85,13 +85,13 @@ func (c *checkpointJobs) sweep(ctx context.Context) (done Compaction, err error)
 		return nil
 	})
 	if err == nil {
-		err = c.store.Sync(ctx, c.store.keys.namespace) // or nobody could tell any more which pages these are
+		err = j.store.Sync(ctx, j.store.keys.namespace) // or nobody could tell any more which pages these are
 	}
 	if err != nil {
 		return Compaction{}, err
 	}
 	done.Rows = len(retired)
-	return done, c.finishPages(ctx)
+	return done, j.finishPages(ctx)
 }
 
 // hasPages reports whether all pages of a checkpoint are here, and must be. Those of one
@@ -100,22 +100,22 @@ func (cp *checkpoint) hasPages() bool { return cp.state == checkpointTaking || !
 
 // pagesOfNone returns the pages of some checkpoints that no other has. Below one that is
 // lost nobody can tell any more which these are: they stay.
-func (c *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (names []pageName, err error) {
+func (j *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (names []pageName, err error) {
 	own := make(map[pageName]bool)
 	for id, cp := range some {
-		err := c.eachPage(ctx, cp, func(n pageName) { own[n] = true })
+		err := j.eachPage(ctx, cp, func(n pageName) { own[n] = true })
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		if err != nil && !cp.neverHeld() {
-			c.log.Warnf("some pages of checkpoint %s may stay, as others are lost: %s", id.Cid(), err)
+			j.log.Warnf("some pages of checkpoint %s may stay, as others are lost: %s", id.Cid(), err)
 		}
 	}
-	for id, cp := range c.committer.frontier.checkpoints() {
+	for id, cp := range j.committer.frontier.checkpoints() {
 		if some[id] != nil || !cp.hasPages() {
 			continue
 		}
-		if err := c.eachPage(ctx, cp, func(n pageName) { delete(own, n) }); err != nil {
+		if err := j.eachPage(ctx, cp, func(n pageName) { delete(own, n) }); err != nil {
 			return nil, fmt.Errorf("%w: of checkpoint %s: %w", errNoPage, id.Cid(), err)
 		}
 	}
@@ -123,16 +123,16 @@ func (c *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (nam
 }
 
 // eachPage calls f with each page of a checkpoint.
-func (c *checkpointJobs) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
-	ctx, end := c.blocks.whilePagesCome(ctx, nil)
+func (j *checkpointJobs) eachPage(ctx context.Context, cp *checkpoint, f func(pageName)) error {
+	ctx, end := j.blocks.whilePagesCome(ctx, nil)
 	defer end()
-	for n, err := range c.blocks.treePages(ctx, cp.snapshot.tree()) {
+	for n, err := range j.blocks.treePages(ctx, cp.snapshot.tree()) {
 		if err != nil {
 			return err
 		}
 		f(n)
 	}
-	for id, err := range c.blocks.coverPages(ctx, cp.snapshot.cover) {
+	for id, err := range j.blocks.coverPages(ctx, cp.snapshot.cover) {
 		if err != nil {
 			return err
 		}
@@ -142,11 +142,11 @@ func (c *checkpointJobs) eachPage(ctx context.Context, cp *checkpoint, f func(pa
 }
 
 // sizeOfPages returns how large some pages are, as far as they can be read.
-func (c *checkpointJobs) sizeOfPages(ctx context.Context, names []pageName) (size int64) {
-	ctx, end := c.blocks.whilePagesCome(ctx, nil)
+func (j *checkpointJobs) sizeOfPages(ctx context.Context, names []pageName) (size int64) {
+	ctx, end := j.blocks.whilePagesCome(ctx, nil)
 	defer end()
 	for _, n := range names {
-		if data, err := c.blocks.getPage(ctx, c.blocks.service, n); err == nil {
+		if data, err := j.blocks.getPage(ctx, j.blocks.service, n); err == nil {
 			size += int64(len(data))
 		}
 	}
@@ -167,36 +167,36 @@ func (c *commit) namePages(names []pageName) {
 
 // finishPages removes the pages that rows name, and the rows of segments that are used no
 // more.
-func (c *checkpointJobs) finishPages(ctx context.Context) error {
+func (j *checkpointJobs) finishPages(ctx context.Context) error {
 	var rows []row
-	for e, err := range c.store.rowsOf(ctx, c.store.keys.toSweep, 1, false) {
+	for e, err := range j.store.rowsOf(ctx, j.store.keys.toSweep, 1, false) {
 		if err == nil {
-			err = c.removePages(ctx, e.Value)
+			err = j.removePages(ctx, e.Value)
 		}
 		if err != nil {
 			return err
 		}
-		rows = append(rows, row{key: ds.RawKey(c.store.keys.toSweep + e.Key), remove: true})
+		rows = append(rows, row{key: ds.RawKey(j.store.keys.toSweep + e.Key), remove: true})
 	}
 	if len(rows) == 0 {
 		return nil
 	}
-	if err := c.committer.sweepSegments(ctx); err != nil {
+	if err := j.committer.sweepSegments(ctx); err != nil {
 		return err
 	}
-	return c.committer.do(ctx, func(now *commit) error {
+	return j.committer.do(ctx, func(now *commit) error {
 		now.rows = append(now.rows, rows...)
 		return nil
 	})
 }
 
-func (c *checkpointJobs) removePages(ctx context.Context, row []byte) error {
+func (j *checkpointJobs) removePages(ctx context.Context, row []byte) error {
 	names, ok := decodePageNames(row)
 	if !ok {
-		return fmt.Errorf("crdt: a row below %s holds no list of pages: %d bytes", c.store.keys.toSweep, len(row))
+		return fmt.Errorf("crdt: a row below %s holds no list of pages: %d bytes", j.store.keys.toSweep, len(row))
 	}
 	for _, n := range names {
-		if err := c.blocks.removePage(ctx, n); err != nil {
+		if err := j.blocks.removePage(ctx, n); err != nil {
 			return err
 		}
 	}

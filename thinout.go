@@ -24,26 +24,26 @@ import (
 const thinningsIn = 8
 
 // thinOut retires held checkpoints that are not needed any more, in one DAG.
-func (c *keeper) thinOut(ctx context.Context) (did bool, err error) {
-	held := c.committer.frontier.checkpoints().held()
-	if maps.Equal(held, c.thinned) {
+func (k *keeper) thinOut(ctx context.Context) (did bool, err error) {
+	held := k.committer.frontier.checkpoints().held()
+	if maps.Equal(held, k.thinned) {
 		return false, nil
 	}
 	for dagName := range held.dagNames() {
-		old, err := c.coveredTwice(ctx, held.of(dagName))
+		old, err := k.coveredTwice(ctx, held.of(dagName))
 		if err != nil {
 			return false, err
 		}
-		if old = unneeded(old, c.opts.KeepHistory/thinningsIn); len(old) > 0 {
-			return c.doChore(ctx, dagName, func(ctx context.Context) error { return c.retire(ctx, old) })
+		if old = unneeded(old, k.opts.KeepHistory/thinningsIn); len(old) > 0 {
+			return k.doChore(ctx, dagName, func(ctx context.Context) error { return k.retire(ctx, old) })
 		}
 	}
-	c.thinned = held
+	k.thinned = held
 	return false, nil
 }
 
 // coveredTwice returns the checkpoints of a DAG that one covers which another one covers.
-func (c *keeper) coveredTwice(ctx context.Context, held checkpoints) (old []*checkpoint, err error) {
+func (k *keeper) coveredTwice(ctx context.Context, held checkpoints) (old []*checkpoint, err error) {
 	if len(held) < 3 {
 		return nil, nil
 	}
@@ -54,7 +54,7 @@ func (c *keeper) coveredTwice(ctx context.Context, held checkpoints) (old []*che
 			if depth[cp.id] > depth[above.id] {
 				continue
 			}
-			in, err := c.store.inSegments(ctx, above.segments, cp.id)
+			in, err := k.store.inSegments(ctx, above.segments, cp.id)
 			if err != nil {
 				return nil, err
 			}
@@ -85,15 +85,15 @@ func unneeded(old []*checkpoint, apart time.Duration) (some []*checkpoint) {
 }
 
 // retire retires checkpoints that others cover, and sweeps what they alone have.
-func (c *keeper) retire(ctx context.Context, old []*checkpoint) error {
-	err := c.committer.do(ctx, func(now *commit) error {
+func (k *keeper) retire(ctx context.Context, old []*checkpoint) error {
+	err := k.committer.do(ctx, func(now *commit) error {
 		for _, cp := range old {
 			now.checkpoints.retire(cp.id)
 		}
 		return nil
 	})
 	if err == nil {
-		_, err = c.sweep(ctx)
+		_, err = k.sweep(ctx)
 	}
 	return err
 }

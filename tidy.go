@@ -30,9 +30,9 @@ const maxTidySize = 32 << 10 // in one delta: the turn must not be held for long
 
 // tidy removes the losers of a DAG, in commits of bounded size. While it reads rows,
 // others may write. What is a loser no more by then is left alone.
-func (c *maker) tidy(ctx context.Context, dagName string) error {
-	t := newTidier(c.committer, dagName, min(c.opts.MaxBatchDeltaSize, maxTidySize, c.blocks.maxSize/4))
-	for e, err := range c.store.rowsOf(ctx, c.store.keys.losers, 2, true) {
+func (m *maker) tidy(ctx context.Context, dagName string) error {
+	t := newTidier(m.committer, dagName, min(m.opts.MaxBatchDeltaSize, maxTidySize, m.blocks.maxSize/4))
+	for e, err := range m.store.rowsOf(ctx, m.store.keys.losers, 2, true) {
 		if err != nil {
 			return err
 		}

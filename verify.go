@@ -24,26 +24,26 @@ type verifier struct {
 }
 
 // verifyNext checks the highest checkpoint that may be checked, and after one in vain any.
-func (c *verifier) verifyNext(ctx context.Context) (did bool, err error) {
-	cp, err := c.nextToVerify(ctx)
+func (v *verifier) verifyNext(ctx context.Context) (did bool, err error) {
+	cp, err := v.nextToVerify(ctx)
 	if cp == nil || err != nil {
 		return false, err
 	}
-	return c.doChore(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.verify(ctx, cp) })
+	return v.doChore(ctx, cp.tip.DAGName, func(ctx context.Context) error { return v.verify(ctx, cp) })
 }
 
 // nextToVerify returns the highest checkpoint that may be checked. After one that was checked
 // in vain it returns any: liars can always be higher.
-func (c *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
-	if !c.chores.isTime(c.rest) {
+func (v *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
+	if !v.chores.isTime(v.rest) {
 		return nil, nil
 	}
-	known := c.committer.frontier.checkpoints()
+	known := v.committer.frontier.checkpoints()
 	for _, cp := range known {
-		if next != nil && (c.vain || cp.isWorth(next) < 0) {
+		if next != nil && (v.vain || cp.isWorth(next) < 0) {
 			continue
 		}
-		switch may, err := c.mayVerify(ctx, known, cp); {
+		switch may, err := v.mayVerify(ctx, known, cp); {
 		case err != nil:
 			return nil, err
 		case may:
@@ -55,36 +55,36 @@ func (c *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err erro
 
 // mayVerify reports whether a checkpoint is complete and has not been judged. One whose links
 // are all in covers that are held says nothing new: it is passed over.
-func (c *verifier) mayVerify(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
+func (v *verifier) mayVerify(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
 	if cp.state != checkpointSeen || cp.disputed {
 		return false, nil
 	}
-	if tried, ok := c.undecided[cp.id]; ok && !known.newestHold().After(tried) {
+	if tried, ok := v.undecided[cp.id]; ok && !known.newestHold().After(tried) {
 		return false, nil
 	}
-	m, err := c.store.mark(ctx, cp.id)
+	m, err := v.store.mark(ctx, cp.id)
 	if err != nil || m.state != complete {
 		return false, err
 	}
-	old, err := c.isOld(ctx, known, cp)
+	old, err := v.isOld(ctx, known, cp)
 	return !old, err
 }
 
 // isToVerify reports whether any may be checked now.
-func (c *verifier) isToVerify() bool {
-	next, err := c.nextToVerify(c.chores.ctx)
+func (v *verifier) isToVerify() bool {
+	next, err := v.nextToVerify(v.chores.ctx)
 	return next != nil && err == nil
 }
 
 // isOld reports whether all that a checkpoint covers is in covers that are held. One
 // that was made of the same heads as another is checked all the same: that costs nothing.
-func (c *verifier) isOld(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
+func (v *verifier) isOld(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
 	if known.sameHeads(cp) != nil {
 		return false, nil
 	}
 	covers := known.held().of(cp.tip.DAGName).segments()
 	for _, id := range cp.links {
-		if in, err := c.store.inSegments(ctx, covers, id); !in || err != nil {
+		if in, err := v.store.inSegments(ctx, covers, id); !in || err != nil {
 			return false, err
 		}
 	}
@@ -107,27 +107,27 @@ func sameIDs(a, b []blockID) bool {
 
 // verify checks a checkpoint, and lets it be if that cannot be done. It is tried again
 // once another one is held, and after the next start: it may have taken long.
-func (c *verifier) verify(ctx context.Context, cp *checkpoint) error {
+func (v *verifier) verify(ctx context.Context, cp *checkpoint) error {
 	begun := time.Now()
-	err := c.check(ctx, cp)
+	err := v.check(ctx, cp)
 	if ctx.Err() != nil {
 		return err
 	}
-	now := c.checkpoint(cp.id)
-	if c.vain = now == nil || !now.state.held(); c.vain {
-		c.rest = time.Now().Add(restShare * time.Since(begun))
+	now := v.checkpoint(cp.id)
+	if v.vain = now == nil || !now.state.held(); v.vain {
+		v.rest = time.Now().Add(restShare * time.Since(begun))
 	}
 	if err == nil {
 		return nil
 	}
-	log := c.log.Warnf
+	log := v.log.Warnf
 	if errors.Is(err, errIsDropped) {
-		log = c.log.Infof // as a rule a later one covers both
+		log = v.log.Infof // as a rule a later one covers both
 	}
 	log("checkpoint %s is not held, as it could not be checked: %s", cp.id.Cid(), err)
-	known := c.committer.frontier.checkpoints()
-	maps.DeleteFunc(c.undecided, func(id blockID, _ time.Time) bool { return known[id] == nil })
-	setIn(&c.undecided, cp.id, known.newestHold())
+	known := v.committer.frontier.checkpoints()
+	maps.DeleteFunc(v.undecided, func(id blockID, _ time.Time) bool { return known[id] == nil })
+	setIn(&v.undecided, cp.id, known.newestHold())
 	return nil
 }
 
@@ -135,54 +135,54 @@ func (c *verifier) verify(ctx context.Context, cp *checkpoint) error {
 // send, it takes a quarter of the time.
 const restShare = 3
 
-func (c *verifier) check(ctx context.Context, cp *checkpoint) error {
-	f, err := c.refold(ctx, cp)
+func (v *verifier) check(ctx context.Context, cp *checkpoint) error {
+	f, err := v.refold(ctx, cp)
 	if err != nil {
 		return err
 	}
 	own := f.snapshot
-	segments, err := c.agree(ctx, f, cp)
+	segments, err := v.agree(ctx, f, cp)
 	switch {
 	case errors.Is(err, errBadSnapshot):
-		err = c.contradict(ctx, cp, f, err)
+		err = v.contradict(ctx, cp, f, err)
 	case err == nil:
 		f.segments = segments
-		err = c.confirm(ctx, cp, f)
+		err = v.confirm(ctx, cp, f)
 	}
 	if own == cp.snapshot || ctx.Err() != nil {
 		return err
 	}
-	return errors.Join(err, c.discard(ctx, own))
+	return errors.Join(err, v.discard(ctx, own))
 }
 
 // confirm holds a checkpoint that is what its blocks say.
-func (c *verifier) confirm(ctx context.Context, cp *checkpoint, f *folded) error {
-	covered, err := c.stage(ctx, f.segments)
+func (v *verifier) confirm(ctx context.Context, cp *checkpoint, f *folded) error {
+	covered, err := v.stage(ctx, f.segments)
 	if err != nil {
 		return err
 	}
-	err = c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.hold(cp, f, covered) })
+	err = v.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.hold(cp, f, covered) })
 	if err == nil {
-		c.log.Infof("checkpoint %s of DAG %q is what its blocks say: %s", cp.id.Cid(), cp.tip.DAGName, &cp.snapshot)
+		v.log.Infof("checkpoint %s of DAG %q is what its blocks say: %s", cp.id.Cid(), cp.tip.DAGName, &cp.snapshot)
 	}
 	return err
 }
 
 // discard removes the pages of a snapshot that was folded to compare it, but for those that
 // some checkpoint has.
-func (c *verifier) discard(ctx context.Context, s snapshotName) error {
-	pages, err := c.pagesOfNone(ctx, checkpoints{blockID{}: {snapshot: s}})
+func (v *verifier) discard(ctx context.Context, s snapshotName) error {
+	pages, err := v.pagesOfNone(ctx, checkpoints{blockID{}: {snapshot: s}})
 	if err != nil {
 		return err
 	}
-	err = c.committer.do(ctx, func(now *commit) error {
+	err = v.committer.do(ctx, func(now *commit) error {
 		now.namePages(pages)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return c.finishPages(ctx)
+	return v.finishPages(ctx)
 }
 
 // maxOldBlocks is how many blocks that a held checkpoint covers are read to check another:
@@ -191,16 +191,16 @@ func (c *verifier) discard(ctx context.Context, s snapshotName) error {
 const maxOldBlocks = 64 << 10
 
 // refold makes the snapshot of the heads of a checkpoint.
-func (c *verifier) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
-	if same := c.committer.frontier.checkpoints().sameHeads(cp); same != nil {
+func (v *verifier) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
+	if same := v.committer.frontier.checkpoints().sameHeads(cp); same != nil {
 		return &folded{snapshot: same.snapshot, segments: same.segments, taken: same.taken}, nil
 	}
-	return c.foldWithin(ctx, cp.tip.DAGName, cp.links, c.blocks, maxOldBlocks)
+	return v.foldWithin(ctx, cp.tip.DAGName, cp.links, v.blocks, maxOldBlocks)
 }
 
 // agree returns the segments of a checkpoint's cover, all of whose pages are here, if its
 // snapshot is what has been folded. Otherwise it returns errBadSnapshot.
-func (c *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segment, error) {
+func (v *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segment, error) {
 	own, other := f.snapshot, cp.snapshot
 	if own == other {
 		return f.segments, nil
@@ -209,13 +209,13 @@ func (c *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segm
 	if own != other {
 		return nil, fmt.Errorf("%w: it says %s, and its blocks say %s", errBadSnapshot, &other, &own)
 	}
-	ctx, end := c.blocks.whilePagesCome(ctx, c.isWaitedFor)
+	ctx, end := v.blocks.whilePagesCome(ctx, v.isWaitedFor)
 	defer end()
-	segments, err := c.blocks.readCover(ctx, other.cover)
+	segments, err := v.blocks.readCover(ctx, other.cover)
 	if err != nil {
 		return nil, err
 	}
-	same, err := c.blocks.sameCover(ctx, f.segments, segments)
+	same, err := v.blocks.sameCover(ctx, f.segments, segments)
 	if err == nil && !same {
 		err = fmt.Errorf("%w: it covers other blocks than those below it", errBadSnapshot)
 	}
@@ -224,12 +224,12 @@ func (c *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segm
 
 // contradict is for a checkpoint that is not what its blocks say. Where the own fold rests
 // on a snapshot that was taken, this may be the wrong one.
-func (c *verifier) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
+func (v *verifier) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
 	if f.taken {
-		c.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
-		return c.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.checkpoints.dispute(cp) })
+		v.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
+		return v.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.checkpoints.dispute(cp) })
 	}
-	return c.avoid(ctx, cp.id, why)
+	return v.avoid(ctx, cp.id, why)
 }
 
 // dispute is for a checkpoint that contradicts one that was taken. Nothing is made or
@@ -245,8 +245,8 @@ func (c *checkpointsChange) dispute(cp *checkpoint) {
 }
 
 // judge changes what is known of a checkpoint, if that is as it was.
-func (c *verifier) judge(ctx context.Context, cp *checkpoint, change func(*commit, *checkpoint)) error {
-	return c.committer.do(ctx, func(now *commit) error {
+func (v *verifier) judge(ctx context.Context, cp *checkpoint, change func(*commit, *checkpoint)) error {
+	return v.committer.do(ctx, func(now *commit) error {
 		if cp := now.checkpoints.now[cp.id]; cp != nil && cp.state == checkpointSeen {
 			change(now, cp)
 		}
