@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // To take a checkpoint is to merge its snapshot in the place of all blocks that it
@@ -33,9 +34,11 @@ import (
 
 // What one commit of a take adds and removes at most: writes wait for it.
 const (
-	maxTakenEntries = 256
-	maxTakenBytes   = 512 << 10 // of keys and values
-	maxDead         = 256       // versions: each may uncover a value that must be read from its block
+	minTakenEntries   = 64
+	firstTakenEntries = 256
+	maxTakenEntries   = 2048
+	maxTakenBytes     = 512 << 10 // of keys and values
+	maxDead           = 256       // versions: each may uncover a value that must be read from its block
 )
 
 // errLeft says why a checkpoint is not taken, or not taken any further, for now.
@@ -198,23 +201,28 @@ func (c *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err
 // addEntries merges the entries of a snapshot, from where it was left. some: any of
 // the blocks of the cover may have been merged.
 func (c *taker) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
-	part := takenPart{most: c.committer.most(maxTakenEntries)}
+	most := c.committer.most
+	entries := pace{now: most(firstTakenEntries), least: most(minTakenEntries), most: most(maxTakenEntries)}
+	part := takenPart{most: entries.now}
 	for e, err := range c.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done) {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errLeft, err)
 		}
 		if part.isFull(e) {
-			if err := c.addPart(ctx, cp.id, &part, some); err != nil {
+			held, err := c.addPart(ctx, cp.id, &part, some)
+			if err != nil {
 				return err
 			}
-			part = takenPart{most: part.most}
+			entries.adapt(held)
+			part = takenPart{most: entries.now}
 		}
 		part.add(e)
 	}
 	if len(part.entries) == 0 {
 		return nil
 	}
-	return c.addPart(ctx, cp.id, &part, some)
+	_, err := c.addPart(ctx, cp.id, &part, some)
+	return err
 }
 
 // A takenPart is the entries that one commit adds.
@@ -251,8 +259,11 @@ func (p *takenPart) isFull(next *entry) bool {
 	return len(p.entries) >= n*p.most || p.size >= n*maxTakenBytes
 }
 
-func (c *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) error {
-	return c.update(ctx, id, func(now *commit, cp *checkpoint) error {
+// addPart merges some entries in one commit. It returns how long that held the turn.
+func (c *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) (held time.Duration, err error) {
+	var began time.Time
+	err = c.update(ctx, id, func(now *commit, cp *checkpoint) error {
+		began = time.Now()
 		if err := now.set.loadAhead(ctx, p.keys); err != nil {
 			return err
 		}
@@ -265,6 +276,7 @@ func (c *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool
 		now.checkpoints.set(cp)
 		return nil
 	})
+	return time.Since(began), err
 }
 
 // addEntry merges an entry of a snapshot. A version is not added if its block has been

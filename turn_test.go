@@ -12,6 +12,9 @@ import (
 	ds "github.com/ipfs/go-datastore"
 )
 
+// turnRowTime is what a row takes to be read or written.
+const turnRowTime = 20 * time.Microsecond
+
 // A turnStore counts what is read and written while the turn is held: whoever wants to write
 // waits for it.
 type turnStore struct {
@@ -24,6 +27,7 @@ type turnStore struct {
 }
 
 func (s *turnStore) read() {
+	time.Sleep(turnRowTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reads++; len(s.turn) == cap(s.turn) {
@@ -33,6 +37,7 @@ func (s *turnStore) read() {
 }
 
 func (s *turnStore) wrote(rows int) {
+	time.Sleep(time.Duration(rows) * turnRowTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reads, s.mostRows = 0, max(s.mostRows, rows)
