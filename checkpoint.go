@@ -31,7 +31,7 @@ const (
 	checkpointTold                           // held, and those that wait for its cover have still to be told
 	checkpointHeld                           // its cover counts as marks
 	checkpointVoid                           // its snapshot is malformed, or not what its links say
-	checkpointRetired                        // another covers it, which is held: its pages and segments are to be swept
+	checkpointRetired                        // nothing rests on it any more: its pages and segments are to be swept
 	checkpointPurged                         // its DAG is being purged: what it has brought is being forgotten
 
 	lastCheckpointState = checkpointPurged

@@ -73,8 +73,8 @@
 //     To leave it is to go back to these.
 //   - To tell is to let those know that wait for a block that it is complete, or refused.
 //   - To drop history is to remove blocks that a held checkpoint covers, and their marks.
-//   - To retire a checkpoint is to let another one, which covers it, stand for it. To sweep
-//     is to remove the pages and rows that no checkpoint has any more.
+//   - To retire a checkpoint is to let nothing rest on it any more: another one covers it,
+//     or its DAG is purged. To sweep is to remove the pages and rows that none has any more.
 //   - To purge a DAG is to forget its blocks and versions: each is taken out as if it had
 //     never come. Nothing else is forgotten.
 //   - To commit is to make a commit. What is acquired and released is a token, such as the
@@ -139,7 +139,8 @@
 //     back. It and pages.go alone talk to the DAG service, and they check all that comes
 //     from it.
 //   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
-//   - values.go reads losers from their blocks, when a commit uncovers them.
+//   - values.go reads losers from their blocks, when a commit uncovers them. briefreader.go
+//     reads blocks that may be lost.
 //   - missing.go and request.go are what the scheduler knows of a missing block, and of
 //     asking for one, and fairqueue.go is how turns are taken. resume.go reads from the
 //     queue rows what found no place there, or was missing at the start.
@@ -358,8 +359,8 @@
 //	valueReads.mu       the reads of values that are going on
 //	blockStore.reading  held while a block is decoded for its values: the one that is not
 //
-// The turn comes first: fetcher.mu, announcer.mu and hookQueue.mu are taken by its
-// holder. frontier.mu is taken under announcer.mu, and no other under any.
+// The turn comes first: fetcher.mu, frontier.mu, announcer.mu, hookQueue.mu and chores.mu
+// are taken by its holder. frontier.mu is taken under announcer.mu, and no other under any.
 //
 // # Invariants
 //
@@ -430,19 +431,20 @@
 //   - What a fold reads is sorted in up to 64 MiB, and then in temporary files
 //     (sorter.go). The ids of the blocks since the last checkpoint are kept in memory
 //     meanwhile, some 100 bytes each (foldwalk.go). To check a checkpoint, up to 64 Ki
-//     blocks are read that another one covers (verify.go). To remove losers, and in a take, it is
-//     kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go).
+//     blocks are read that another one covers (verify.go). To remove losers, and in a
+//     take, it is kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go). A
+//     drop reads the values of up to 16 Ki losers at a time (keeplosers.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoints.go). Of those that are held stay, in each DAG, those that no other one
 //     covers, those that only such a one covers, and while history is kept some 9 older
 //     ones (thinout.go).
 //   - After a check in vain, as of a false checkpoint, none begins for three times as long
-//     as it took. So it is a quarter of the time that liars can have a replica fold,
-//     and what it makes and drops itself does not wait (verify.go). Pages are waited for as long as
-//     some come within 30 seconds, and no longer than that if there is anything else to do for
-//     the checkpointer. A checkpoint that could not be taken is put off for
-//     Options.RebroadcastInterval, and twice as long each time up to 64 times
-//     (pagepatience.go, takepolicy.go).
+//     as it took. So it is a quarter of the time that liars can have a replica fold, and
+//     what it makes and drops itself does not wait (verify.go). Pages are waited for as
+//     long as some come within 30 seconds, and no longer than that if there is anything
+//     else to do for the checkpointer (pagepatience.go). A checkpoint that could not be
+//     taken is put off for Options.RebroadcastInterval, and twice as long each time up to
+//     64 times (takepolicy.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
 //     To look for a block that is not known reads a row of each larger one, mostly of
 //     some 4 KiB (coverindex.go). Whoever reads a cover reads up to 8 pages of 256 KiB of

@@ -18,7 +18,7 @@ func (k *keyChange) check() {
 		}
 		mustHold(l.id == id && k.win != nil && !k.wonBy(id), "block %s lost %s to nobody", id.Cid(), k.key)
 		mustHold(l.unranked || l.priority <= k.win.priority, "a loser of %s has a greater priority than the winner", k.key)
-		mustHold(!l.known || sameValue(&l.version, k.win) || k.win.beats(&l.version), "the winner of %s does not beat a loser", k.key)
+		mustHold(!l.hasValue || sameValue(&l.version, k.win) || k.win.beats(&l.version), "the winner of %s does not beat a loser", k.key)
 		mustHold(!k.low || !l.mayHave(maxPriority), "a loser of %s is not low", k.key)
 	}
 }

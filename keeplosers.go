@@ -160,7 +160,7 @@ func (c *setChange) keepLosing(ctx context.Context, v versionOf) error {
 		return err
 	}
 	v.keepValue = true
-	k.setLoser(v.id, &loser{version: v.version, known: true})
+	k.setLoser(v.id, &loser{version: v.version, hasValue: true})
 	return nil
 }
 
@@ -173,7 +173,7 @@ func (c *setChange) keepCovered(ctx context.Context) error {
 	covers := coverMemo{ask: c.store.covered}
 	for _, k := range c.order {
 		for id, l := range k.losers {
-			if l == nil || !l.known || l.keepValue {
+			if l == nil || !l.hasValue || l.keepValue {
 				continue
 			}
 			covered, err := covers.has(ctx, id)

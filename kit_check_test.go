@@ -194,7 +194,7 @@ func checkLosers(t *testing.T, store *rowStore, key string, r *record) {
 			t.Errorf("the winner of %s has a row among its losers", key)
 		case r.low && l.mayHave(maxPriority):
 			t.Errorf("the record of %s says that all losers are low, and one is %+v", key, l)
-		case !l.unranked && l.priority > r.priority, l.known && !sameValue(&l.version, &r.version) && l.beats(&r.version):
+		case !l.unranked && l.priority > r.priority, l.hasValue && !sameValue(&l.version, &r.version) && l.beats(&r.version):
 			t.Errorf("the winner of %s, of priority %d, does not beat %+v", key, r.priority, l)
 		}
 	}

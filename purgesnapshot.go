@@ -139,8 +139,8 @@ const maxForgotten = 512
 // A snapshotVersion is a version in some of the snapshots that are being purged.
 type snapshotVersion struct {
 	versionName
-	in    []int // the snapshots that have it
-	known bool  // it is known that the DAG itself has removed it, if it is not live
+	in       []int // the snapshots that have it
+	byItself bool  // the DAG itself has removed it, if it is not live
 }
 
 // An unreadable error says that some versions in a snapshot cannot be read.
@@ -206,7 +206,7 @@ func (p *purge) forgetInSnapshot(ctx context.Context, c *commit, v snapshotVersi
 	if err != nil || here {
 		return 0, err
 	}
-	if _, named := p.names[v.versionName]; v.known && !named {
+	if _, named := p.names[v.versionName]; v.byItself && !named {
 		p.names[v.versionName] = false
 	}
 	return p.forgetVersion(ctx, c, v.versionName)
@@ -248,10 +248,10 @@ func (p *purge) nextVersion(ctx context.Context, purged []*checkpoint, cursors [
 	for i, cp := range purged {
 		switch c := cursors[i]; {
 		case c.at != nil && c.at.key == v.key && c.at.id == v.id:
-			v.in, v.known = append(v.in, i), v.known || cp.neverHeld()
+			v.in, v.byItself = append(v.in, i), v.byItself || cp.neverHeld()
 			c.advance()
-		case !v.known: // by one that covers the block, and does not have the version
-			if v.known, err = p.store.inSegments(ctx, cp.segments, v.id); err != nil {
+		case !v.byItself: // by one that covers the block, and does not have the version
+			if v.byItself, err = p.store.inSegments(ctx, cp.segments, v.id); err != nil {
 				return v, false, err
 			}
 		}

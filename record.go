@@ -112,7 +112,7 @@ func recordValue(b []byte) ([]byte, error) {
 type loser struct {
 	version
 	unranked bool     // the priority is not known, nor is the value
-	known    bool     // the value is known
+	hasValue bool     // the value is known
 	beatenBy *blockID // the value has been read, and lost to that of this block; it is not held
 }
 
@@ -146,7 +146,7 @@ func decodeLoser(id blockID, b []byte) (*loser, error) {
 	}
 	l.priority = binary.BigEndian.Uint64(b[1:])
 	if b[0] == 1 {
-		l.value, l.known, l.keepValue = b[loserHeader:len(b):len(b)], true, true
+		l.value, l.hasValue, l.keepValue = b[loserHeader:len(b):len(b)], true, true
 	}
 	return l, nil
 }

@@ -36,9 +36,9 @@ func TestMalformedMarksAndLosersAreErrors(t *testing.T) {
 func TestLoserKeepsAnyPriority(t *testing.T) {
 	eachOddPriority(t, func(t *testing.T, p uint64) {
 		for _, keep := range []bool{false, true} {
-			l := &loser{version: version{id: testID(1), priority: p, value: []byte("v"), keepValue: keep}, known: true}
+			l := &loser{version: version{id: testID(1), priority: p, value: []byte("v"), keepValue: keep}, hasValue: true}
 			got, err := decodeLoser(testID(1), l.encode())
-			if err != nil || got.priority != p || got.unranked || got.known != keep {
+			if err != nil || got.priority != p || got.unranked || got.hasValue != keep {
 				t.Errorf("priority %d is read as %+v: %v", p, got, err)
 			}
 		}

@@ -324,7 +324,7 @@ func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionN
 	}
 	candidates = slices.DeleteFunc(candidates, func(l *loser) bool { return !c.complete(k, l) })
 	for _, l := range contenders(candidates) {
-		if !l.known && !l.isBeatenBy(candidates) {
+		if !l.hasValue && !l.isBeatenBy(candidates) {
 			missing = append(missing, versionName{k.key, l.id})
 		}
 	}
@@ -342,14 +342,14 @@ func (c *setChange) elect(ctx context.Context, k *keyChange) (missing []versionN
 // version that turned out to have no value in its block, and removes it.
 func (c *setChange) complete(k *keyChange, l *loser) bool {
 	f, ok := c.fetched[versionName{k.key, l.id}]
-	if !ok || l.known {
+	if !ok || l.hasValue {
 		return true
 	}
 	if f == nil {
 		k.setLoser(l.id, nil)
 		return false
 	}
-	l.priority, l.value, l.known, l.unranked, l.beatenBy = f.priority, f.value, f.known, false, f.beatenBy
+	l.priority, l.value, l.hasValue, l.unranked, l.beatenBy = f.priority, f.value, f.hasValue, false, f.beatenBy
 	k.setLoser(l.id, l)
 	return true
 }
@@ -454,7 +454,7 @@ func (k *keyChange) lowStored() bool { return k.before != nil && k.before.low }
 // reachesTop reports whether one of the commit is not.
 func (k *keyChange) reachesTop() bool {
 	for _, l := range k.losers {
-		if l != nil && l.known && l.priority >= maxPriority {
+		if l != nil && l.hasValue && l.priority >= maxPriority {
 			return true
 		}
 	}
@@ -483,7 +483,7 @@ func (k *keyChange) nextPriority() uint64 {
 
 func (k *keyChange) lose(v version) {
 	if l := k.losers[v.id]; l == nil || v.beats(&l.version) {
-		k.setLoser(v.id, &loser{version: v, known: true})
+		k.setLoser(v.id, &loser{version: v, hasValue: true})
 	}
 }
 
@@ -504,7 +504,7 @@ func (k *keyChange) add(v version) {
 // crown makes a version the winner, and that in whose place it comes a loser.
 func (k *keyChange) crown(v *version) {
 	if k.winner == winnerKnown && k.win.id != v.id {
-		k.setLoser(k.win.id, &loser{version: *k.win, known: true})
+		k.setLoser(k.win.id, &loser{version: *k.win, hasValue: true})
 	}
 	k.win, k.winner = v, winnerKnown
 }

@@ -151,7 +151,7 @@ func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged
 		return err
 	}
 	v := version{id: id, priority: e.GetPriority(), value: e.GetValue(), keepValue: true, added: true}
-	if old == nil || !old.known || v.beats(&old.version) {
+	if old == nil || !old.hasValue || v.beats(&old.version) {
 		k.claim(v)
 		c.setClaim(n, claimNow{by: by, put: true})
 	}
@@ -162,7 +162,7 @@ func (c *setChange) claim(ctx context.Context, by blockID, e *pb.Element, merged
 // same name.
 func (k *keyChange) claim(v version) {
 	if k.winner == winnerUndecided || k.win != nil && !k.wonBy(v.id) && !v.beats(k.win) {
-		k.setLoser(v.id, &loser{version: v, known: true})
+		k.setLoser(v.id, &loser{version: v, hasValue: true})
 		return
 	}
 	k.removeLoser(v.id)
@@ -172,7 +172,7 @@ func (k *keyChange) claim(v version) {
 // find returns what is here of a version; nil: nothing.
 func (c *setChange) find(ctx context.Context, k *keyChange, id blockID) (*loser, error) {
 	if k.wonBy(id) {
-		return &loser{version: *k.win, known: true}, nil
+		return &loser{version: *k.win, hasValue: true}, nil
 	}
 	if l, changed := k.losers[id]; changed || !k.mayHaveLosers {
 		return l, nil

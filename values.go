@@ -140,13 +140,13 @@ type bestValues map[versionName]*loser
 func (all bestValues) compare(found map[versionName]*loser) {
 	best := make(map[string]*loser)
 	for n, l := range all {
-		if l != nil && l.known {
+		if l != nil && l.hasValue {
 			best[n.key] = l
 		}
 	}
 	for n, l := range found {
 		all[n] = l
-		if l == nil || !l.known {
+		if l == nil || !l.hasValue {
 			continue
 		}
 		b := best[n.key]
@@ -164,7 +164,7 @@ func (all bestValues) compare(found map[versionName]*loser) {
 // be asked for again, and that version.
 func (all bestValues) doubt(names []versionName) {
 	for _, n := range names {
-		if l := all[n]; l != nil && !l.known {
+		if l := all[n]; l != nil && !l.hasValue {
 			delete(all, n)
 			delete(all, versionName{n.key, *l.beatenBy})
 		}
@@ -219,7 +219,7 @@ func (b *block) versions() map[string]*loser {
 	for _, e := range b.delta.elements {
 		v := version{id: b.id, priority: b.delta.priority, value: e.GetValue()}
 		if best := all[e.GetKey()]; best == nil || v.beats(&best.version) {
-			all[e.GetKey()] = &loser{version: v, known: true}
+			all[e.GetKey()] = &loser{version: v, hasValue: true}
 		}
 	}
 	return all

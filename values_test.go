@@ -210,7 +210,7 @@ func TestBeatenValueIsReadAgainWhenTheBetterOneIsGone(t *testing.T) {
 	names := missingValues{{"/k", ids[0]}, {"/k", ids[1]}}
 	values, err := r.Datastore.blocks.someValues(ctx, names, nil, 0)
 	r.must(err)
-	if l := values[names[0]]; l.known || *l.beatenBy != ids[1] {
+	if l := values[names[0]]; l.hasValue || *l.beatenBy != ids[1] {
 		t.Fatalf("read %+v", l)
 	}
 	removed := &deltaContent{tombstones: tombstonesFor("/k", ids[1:])}
@@ -220,7 +220,7 @@ func TestBeatenValueIsReadAgainWhenTheBetterOneIsGone(t *testing.T) {
 	}
 	values, err = r.Datastore.blocks.someValues(ctx, names[:1], values, 0)
 	r.must(err)
-	if l := values[names[0]]; !l.known || string(l.value) != "0" {
+	if l := values[names[0]]; !l.hasValue || string(l.value) != "0" {
 		t.Errorf("read again %+v", l)
 	}
 }
