@@ -311,7 +311,8 @@
 // A loser is empty (migrated, nothing known), or has one byte, 1 if a value
 // follows and else 0, and 8 bytes of priority, big endian. As a rule its value
 // stands in its block alone, and is read from there when a tombstone uncovers
-// it; that of a claim, and of any loser whose block may not be here, is stored.
+// it; that of a claim, and of any loser whose block may not be here, or is covered and
+// may be dropped, is stored.
 //
 // A mark is empty for a complete block, as in the older formats. Else its first
 // byte is 2 for pending, 3 for refused or 4 for stranded, plus 128 for a pending
@@ -433,7 +434,8 @@
 //     meanwhile, some 100 bytes each (foldwalk.go). To check a checkpoint, up to 64 Ki
 //     blocks are read that another one covers (verify.go). To remove losers, and in a
 //     take, it is kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go). A
-//     drop reads the values of up to 16 Ki losers at a time (keeplosers.go).
+//     drop reads the values of up to 16 Ki losers at a time, and keeps in mind up to 64 Ki
+//     whose blocks are lost (keeplosers.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoints.go). Of those that are held stay, in each DAG, those that no other one
 //     covers, those that only such a one covers, and while history is kept some 9 older
