@@ -127,3 +127,39 @@ func (j *checkpointJobs) setPurging(dagName *string) {
 	j.purging = dagName
 	j.interruptLocked()
 }
+
+// checkpoint returns what is known of a checkpoint. It is nil once its DAG has been purged.
+func (j *checkpointJobs) checkpoint(id blockID) *checkpoint {
+	return j.committer.frontier.checkpoints()[id]
+}
+
+// update makes a commit that has to do with a checkpoint. To change what is known of that,
+// set the copy that change gets.
+func (j *checkpointJobs) update(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
+	j.committer.hooks.waitWhileFull()
+	return j.committer.do(ctx, func(now *commit) error {
+		old := now.checkpoints.now[id]
+		if old == nil {
+			return errLeft
+		}
+		cp := *old
+		return change(now, &cp)
+	})
+}
+
+// avoid makes a checkpoint void.
+func (j *checkpointJobs) avoid(ctx context.Context, id blockID, why error) error {
+	j.log.Errorf("checkpoint %s is void: %s", id.Cid(), why)
+	j.voids.Add(1)
+	return j.unwant(ctx, id, checkpointVoid)
+}
+
+func (j *checkpointJobs) unwant(ctx context.Context, id blockID, state checkpointState) error {
+	err := j.update(ctx, id, func(now *commit, cp *checkpoint) error {
+		cp.state, cp.segments = state, nil
+		now.checkpoints.set(cp)
+		return nil
+	})
+	j.committer.notify.reloaded() // what has been withheld
+	return err
+}

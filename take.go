@@ -46,85 +46,66 @@ var errLeft = errors.New("crdt: the checkpoint cannot be taken now")
 
 // take goes on with taking a checkpoint, from wherever it is. It returns nil when there
 // is nothing more to do now: it is held, or void, or to be tried again some time.
-func (c *taker) take(ctx context.Context, id blockID) error {
-	err := c.takeOn(ctx, id)
+func (t *taker) take(ctx context.Context, id blockID) error {
+	err := t.takeOn(ctx, id)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, errBadSnapshot):
-		return c.avoid(ctx, id, err)
+		return t.avoid(ctx, id, err)
 	case errors.Is(err, errLeft):
-		return c.leave(ctx, id, err)
+		return t.leave(ctx, id, err)
 	}
 	return err
 }
 
-func (c *taker) takeOn(ctx context.Context, id blockID) error {
-	if cp := c.checkpoint(id); c.opts.WalkHistory && cp != nil && !cp.state.held() {
+func (t *taker) takeOn(ctx context.Context, id blockID) error {
+	if cp := t.checkpoint(id); t.opts.WalkHistory && cp != nil && !cp.state.held() {
 		return fmt.Errorf("%w: Options.WalkHistory is set, and was not before", errLeft)
 	}
-	if cp := c.checkpoint(id); cp != nil && (cp.state == checkpointSeen || cp.state == checkpointWanted) {
-		if err := c.beginTake(ctx, cp); err != nil {
+	if cp := t.checkpoint(id); cp != nil && (cp.state == checkpointSeen || cp.state == checkpointWanted) {
+		if err := t.beginTake(ctx, cp); err != nil {
 			return err
 		}
 	}
-	if cp := c.checkpoint(id); cp != nil && cp.state == checkpointTaking {
-		if err := c.mergeSnapshot(ctx, cp); err != nil {
+	if cp := t.checkpoint(id); cp != nil && cp.state == checkpointTaking {
+		if err := t.mergeSnapshot(ctx, cp); err != nil {
 			return err
 		}
-		c.log.Infof("checkpoint %s of DAG %q was taken: %s", cp.id.Cid(), cp.tip.DAGName, &cp.snapshot)
+		t.log.Infof("checkpoint %s of DAG %q was taken: %s", cp.id.Cid(), cp.tip.DAGName, &cp.snapshot)
 	}
-	if cp := c.checkpoint(id); cp != nil && cp.state == checkpointTold {
-		return c.tellCover(ctx, cp)
+	if cp := t.checkpoint(id); cp != nil && cp.state == checkpointTold {
+		return t.tellCover(ctx, cp)
 	}
 	return nil
 }
 
-// checkpoint returns what is known of a checkpoint. It is nil once its DAG has been purged.
-func (c *checkpointJobs) checkpoint(id blockID) *checkpoint {
-	return c.committer.frontier.checkpoints()[id]
-}
-
-// update makes a commit that has to do with a checkpoint. To change what is known of that,
-// set the copy that change gets.
-func (c *checkpointJobs) update(ctx context.Context, id blockID, change func(now *commit, cp *checkpoint) error) error {
-	c.committer.hooks.waitWhileFull()
-	return c.committer.do(ctx, func(now *commit) error {
-		old := now.checkpoints.now[id]
-		if old == nil {
-			return errLeft
-		}
-		cp := *old
-		return change(now, &cp)
-	})
-}
-
 // beginTake lets no block of a checkpoint's cover be merged any more, once its snapshot has
 // been checked.
-func (c *taker) beginTake(ctx context.Context, cp *checkpoint) error {
-	gaps := c.repairer.stuck.Load()
-	err := c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error { return now.canTake(ctx, cp, gaps) })
+func (t *taker) beginTake(ctx context.Context, cp *checkpoint) error {
+	gaps := t.repairer.stuck.Load()
+	err := t.update(ctx, cp.id, func(now *commit, cp *checkpoint) error { return now.canTake(ctx, cp, gaps) })
 	if err != nil {
 		return err
 	}
-	segments, err := c.prepare(ctx, cp)
+	segments, err := t.prepare(ctx, cp)
 	if err != nil {
 		return err
 	}
-	if err := c.committer.raiseFormat(ctx); err != nil {
+	if err := t.committer.raiseFormat(ctx); err != nil {
 		return err
 	}
-	err = c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	err = t.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.canTake(ctx, cp, gaps); err != nil {
 			return err
 		}
 		now.committer.mayHaveEarly = true
-		any, err := c.store.hasAny(ctx, c.store.keys.records)
+		any, err := t.store.hasAny(ctx, t.store.keys.records)
 		cp.state, cp.segments, cp.removals = checkpointTaking, segments, any
 		now.checkpoints.set(cp)
 		return err
 	})
-	c.fetcher.unread.ring() // what has been withheld, and is not covered
+	t.fetcher.unread.ring() // what has been withheld, and is not covered
 	return err
 }
 
@@ -152,33 +133,33 @@ func (c *commit) canTake(ctx context.Context, cp *checkpoint, gaps bool) error {
 }
 
 // mergeSnapshot merges the snapshot of a checkpoint that is being taken.
-func (c *taker) mergeSnapshot(ctx context.Context, cp *checkpoint) error {
-	if err := c.fetcher.passOver(ctx, c.store, c.committer.frontier.checkpoints(), c.fetcher.ids()); err != nil {
+func (t *taker) mergeSnapshot(ctx context.Context, cp *checkpoint) error {
+	if err := t.fetcher.passOver(ctx, t.store, t.committer.frontier.checkpoints(), t.fetcher.ids()); err != nil {
 		return err
 	}
-	some, err := c.surveyCover(ctx, cp)
+	some, err := t.surveyCover(ctx, cp)
 	if err != nil {
 		return err
 	}
-	if err := c.addEntries(ctx, cp, some); err != nil {
+	if err := t.addEntries(ctx, cp, some); err != nil {
 		return err
 	}
 	if cp.removals {
-		if err := c.removeDead(ctx, cp); err != nil {
+		if err := t.removeDead(ctx, cp); err != nil {
 			return err
 		}
 	}
-	return c.finishTake(ctx, cp)
+	return t.finishTake(ctx, cp)
 }
 
 // surveyCover reports whether any block of the cover has been merged. If one was refused,
 // or is above one that was, replicas that walk will never have its effect, and the
 // checkpoint is left.
-func (c *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err error) {
-	for _, other := range c.committer.frontier.checkpoints() {
+func (t *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err error) {
+	for _, other := range t.committer.frontier.checkpoints() {
 		some = some || other.state.held() && other.tip.DAGName == cp.tip.DAGName
 	}
-	for r, err := range c.store.blockRows(ctx, c.store.keys.blocks, false) {
+	for r, err := range t.store.blockRows(ctx, t.store.keys.blocks, false) {
 		if err != nil {
 			return false, err
 		}
@@ -186,7 +167,7 @@ func (c *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err
 		if some && !bad {
 			continue
 		}
-		in, err := c.store.inSegments(ctx, cp.segments, r.id)
+		in, err := t.store.inSegments(ctx, cp.segments, r.id)
 		if err != nil {
 			return false, err
 		}
@@ -200,16 +181,16 @@ func (c *taker) surveyCover(ctx context.Context, cp *checkpoint) (some bool, err
 
 // addEntries merges the entries of a snapshot, from where it was left. some: any of
 // the blocks of the cover may have been merged.
-func (c *taker) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
-	most := c.committer.most
+func (t *taker) addEntries(ctx context.Context, cp *checkpoint, some bool) error {
+	most := t.committer.most
 	entries := pace{now: most(firstTakenEntries), least: most(minTakenEntries), most: most(maxTakenEntries)}
 	part := takenPart{most: entries.now}
-	for e, err := range c.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done) {
+	for e, err := range t.blocks.treeEntries(ctx, cp.snapshot.tree(), cp.done) {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errLeft, err)
 		}
 		if part.isFull(e) {
-			held, err := c.addPart(ctx, cp.id, &part, some)
+			held, err := t.addPart(ctx, cp.id, &part, some)
 			if err != nil {
 				return err
 			}
@@ -221,7 +202,7 @@ func (c *taker) addEntries(ctx context.Context, cp *checkpoint, some bool) error
 	if len(part.entries) == 0 {
 		return nil
 	}
-	_, err := c.addPart(ctx, cp.id, &part, some)
+	_, err := t.addPart(ctx, cp.id, &part, some)
 	return err
 }
 
@@ -260,9 +241,9 @@ func (p *takenPart) isFull(next *entry) bool {
 }
 
 // addPart merges some entries in one commit. It returns how long that held the turn.
-func (c *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) (held time.Duration, err error) {
+func (t *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) (held time.Duration, err error) {
 	var began time.Time
-	err = c.update(ctx, id, func(now *commit, cp *checkpoint) error {
+	err = t.update(ctx, id, func(now *commit, cp *checkpoint) error {
 		began = time.Now()
 		if err := now.set.loadAhead(ctx, p.keys); err != nil {
 			return err
@@ -298,14 +279,14 @@ func (c *commit) addEntry(ctx context.Context, e *entry, some bool) error {
 }
 
 // finishTake makes the cover of a checkpoint count as marks.
-func (c *taker) finishTake(ctx context.Context, cp *checkpoint) error {
-	covered, err := c.checkpointsIn(ctx, cp.segments)
+func (t *taker) finishTake(ctx context.Context, cp *checkpoint) error {
+	covered, err := t.checkpointsIn(ctx, cp.segments)
 	if err != nil {
 		return err
 	}
-	c.vain = false
-	c.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
-	return c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	t.vain = false
+	t.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
+	return t.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
 			return err
 		}
@@ -341,26 +322,9 @@ func (c *dagChange) replaceCover(ctx context.Context, cp *checkpoint) error {
 	return err
 }
 
-// avoid makes a checkpoint void.
-func (c *checkpointJobs) avoid(ctx context.Context, id blockID, why error) error {
-	c.log.Errorf("checkpoint %s is void: %s", id.Cid(), why)
-	c.voids.Add(1)
-	return c.unwant(ctx, id, checkpointVoid)
-}
-
 // leave goes back to walking: what is missing is fetched, until it is time to try again.
-func (c *taker) leave(ctx context.Context, id blockID, why error) error {
-	c.log.Warnf("not taking checkpoint %s: %s", id.Cid(), why)
-	c.putOffTaking(id, why)
-	return c.unwant(ctx, id, checkpointSeen)
-}
-
-func (c *checkpointJobs) unwant(ctx context.Context, id blockID, state checkpointState) error {
-	err := c.update(ctx, id, func(now *commit, cp *checkpoint) error {
-		cp.state, cp.segments = state, nil
-		now.checkpoints.set(cp)
-		return nil
-	})
-	c.committer.notify.reloaded() // what has been withheld
-	return err
+func (t *taker) leave(ctx context.Context, id blockID, why error) error {
+	t.log.Warnf("not taking checkpoint %s: %s", id.Cid(), why)
+	t.putOffTaking(id, why)
+	return t.unwant(ctx, id, checkpointSeen)
 }

@@ -17,29 +17,29 @@ import (
 // It is one pass over the records beside one over the entries. No such version can come
 // any more, so what is read beside other commits will do. After a restart it begins anew:
 // go-datastore has no way to start in the middle.
-func (c *taker) removeDead(ctx context.Context, cp *checkpoint) error {
-	versions := c.blocks.openVersions(ctx, cp.snapshot.tree(), 0)
+func (t *taker) removeDead(ctx context.Context, cp *checkpoint) error {
+	versions := t.blocks.openVersions(ctx, cp.snapshot.tree(), 0)
 	defer versions.stop()
-	scan := &deadScan{store: c.store, of: cp, versions: versions, dags: newDAGFinder(c.committer, cp.tip.DAGName)}
-	records := query.Query{Prefix: c.store.keys.records, Orders: []query.Order{query.OrderByKey{}}}
-	for e, err := range ds.QueryIter(ctx, c.store.Datastore, records) {
+	scan := &deadScan{store: t.store, of: cp, versions: versions, dags: newDAGFinder(t.committer, cp.tip.DAGName)}
+	records := query.Query{Prefix: t.store.keys.records, Orders: []query.Order{query.OrderByKey{}}}
+	for e, err := range ds.QueryIter(ctx, t.store.Datastore, records) {
 		if err == nil {
 			err = scan.look(ctx, e)
 		}
-		if err == nil && len(scan.dead) >= c.committer.most(maxDead) {
-			err = c.removeDeadOf(ctx, scan)
+		if err == nil && len(scan.dead) >= t.committer.most(maxDead) {
+			err = t.removeDeadOf(ctx, scan)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return c.removeDeadOf(ctx, scan)
+	return t.removeDeadOf(ctx, scan)
 }
 
 // removeDeadOf removes what a scan has found, in commits of bounded size.
-func (c *taker) removeDeadOf(ctx context.Context, s *deadScan) error {
-	for some := range slices.Chunk(s.dead, c.committer.most(maxDead)) {
-		err := c.update(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
+func (t *taker) removeDeadOf(ctx context.Context, s *deadScan) error {
+	for some := range slices.Chunk(s.dead, t.committer.most(maxDead)) {
+		err := t.update(ctx, s.of.id, func(now *commit, _ *checkpoint) error {
 			for _, n := range some {
 				if err := now.set.remove(ctx, n.key, n.id, now.dag.merged); err != nil {
 					return err

@@ -51,25 +51,25 @@ type taker struct {
 }
 
 // takeJob goes on with taking a checkpoint, or begins to take one.
-func (c *taker) takeJob(ctx context.Context) (did bool, err error) {
-	cp, err := c.nextToTake(ctx)
+func (t *taker) takeJob(ctx context.Context) (did bool, err error) {
+	cp, err := t.nextToTake(ctx)
 	if err != nil || cp == nil {
 		return false, err
 	}
-	return c.doChore(ctx, cp.tip.DAGName, func(ctx context.Context) error { return c.take(ctx, cp.id) })
+	return t.doChore(ctx, cp.tip.DAGName, func(ctx context.Context) error { return t.take(ctx, cp.id) })
 }
 
 // nextToTake returns the checkpoint to take now, or nil: first those that have been begun,
 // and then the highest. It sees to it that it is called again while there are others.
-func (c *taker) nextToTake(ctx context.Context) (next *checkpoint, err error) {
-	for _, cp := range c.committer.frontier.checkpoints() {
+func (t *taker) nextToTake(ctx context.Context) (next *checkpoint, err error) {
+	for _, cp := range t.committer.frontier.checkpoints() {
 		may := cp.state == checkpointTold || cp.state == checkpointTaking || cp.state == checkpointWanted
 		if cp.state == checkpointSeen {
-			if may, err = c.mayTake(ctx, cp); err != nil {
+			if may, err = t.mayTake(ctx, cp); err != nil {
 				return nil, err
 			}
 		}
-		if may && (next == nil || c.isMoreUrgent(cp, next)) {
+		if may && (next == nil || t.isMoreUrgent(cp, next)) {
 			next = cp
 		}
 	}
@@ -78,31 +78,31 @@ func (c *taker) nextToTake(ctx context.Context) (next *checkpoint, err error) {
 
 // isMoreUrgent compares checkpoints that are to be taken. After one that could not be taken
 // any will do: liars can always be higher.
-func (c *taker) isMoreUrgent(cp, o *checkpoint) bool {
+func (t *taker) isMoreUrgent(cp, o *checkpoint) bool {
 	if cp.state != o.state {
 		return cp.state > o.state
 	}
-	return !c.vain && cp.tip.Height > o.tip.Height
+	return !t.vain && cp.tip.Height > o.tip.Height
 }
 
 // mayTake reports whether there is a reason to take a checkpoint that has been merged and
 // not been judged.
-func (c *taker) mayTake(ctx context.Context, cp *checkpoint) (bool, error) {
-	m, err := c.store.mark(ctx, cp.id)
-	if err != nil || c.opts.WalkHistory {
+func (t *taker) mayTake(ctx context.Context, cp *checkpoint) (bool, error) {
+	m, err := t.store.mark(ctx, cp.id)
+	if err != nil || t.opts.WalkHistory {
 		return false, err
 	}
 	switch {
 	case m.state == pending:
-		c.chores.isTime(time.Now().Add(c.opts.RebroadcastInterval)) // look again: blocks may turn out not to be had
-	case m.state != complete || !c.repairer.stuck.Load():
+		t.chores.isTime(time.Now().Add(t.opts.RebroadcastInterval)) // look again: blocks may turn out not to be had
+	case m.state != complete || !t.repairer.stuck.Load():
 		return false, nil
 	}
-	if time.Now().Before(c.putOff[cp.id].until) {
+	if time.Now().Before(t.putOff[cp.id].until) {
 		return false, nil
 	}
-	heads, _ := c.committer.frontier.tips()
-	return m.state == complete || cp.isFarAbove(heads) || c.fetcher.asksInVain(), nil
+	heads, _ := t.committer.frontier.tips()
+	return m.state == complete || cp.isFarAbove(heads) || t.fetcher.asksInVain(), nil
 }
 
 // A putOff is how often a checkpoint could not be taken, and until when that is not tried
@@ -117,16 +117,16 @@ const maxPutOff = 6
 
 // putOffTaking has a checkpoint not be taken for a while. The pause doubles, unless it was
 // others that did not wait.
-func (c *taker) putOffTaking(id blockID, why error) {
-	known := c.committer.frontier.checkpoints()
-	maps.DeleteFunc(c.putOff, func(id blockID, _ putOff) bool { return known[id] == nil })
-	p := c.putOff[id]
-	p.until = time.Now().Add(c.opts.RebroadcastInterval << p.times)
+func (t *taker) putOffTaking(id blockID, why error) {
+	known := t.committer.frontier.checkpoints()
+	maps.DeleteFunc(t.putOff, func(id blockID, _ putOff) bool { return known[id] == nil })
+	p := t.putOff[id]
+	p.until = time.Now().Add(t.opts.RebroadcastInterval << p.times)
 	if !errors.Is(why, errWaitedFor) {
 		p.times = min(p.times+1, maxPutOff)
-		c.vain = true
+		t.vain = true
 	}
-	setIn(&c.putOff, id, p)
+	setIn(&t.putOff, id, p)
 }
 
 // hiddenBy reports whether a block is in the cover of a checkpoint that is being taken, or

@@ -8,10 +8,10 @@ import (
 
 // prepare fetches all of a snapshot and checks it, and makes rows of its cover. An error
 // that is errBadSnapshot is final.
-func (c *taker) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
-	coming, end := c.blocks.whilePagesCome(ctx, c.isWaitedFor)
+func (t *taker) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) {
+	coming, end := t.blocks.whilePagesCome(ctx, t.isWaitedFor)
 	defer end()
-	segments, err := c.readSnapshot(coming, cp)
+	segments, err := t.readSnapshot(coming, cp)
 	switch {
 	case err == nil || errors.Is(err, errBadSnapshot):
 		return segments, err
@@ -21,22 +21,22 @@ func (c *taker) prepare(ctx context.Context, cp *checkpoint) ([]segment, error) 
 	return nil, fmt.Errorf("%w: %w", errLeft, err)
 }
 
-func (c *taker) readSnapshot(ctx context.Context, cp *checkpoint) ([]segment, error) {
-	segments, err := c.blocks.readCover(ctx, cp.snapshot.cover)
+func (t *taker) readSnapshot(ctx context.Context, cp *checkpoint) ([]segment, error) {
+	segments, err := t.blocks.readCover(ctx, cp.snapshot.cover)
 	if err != nil {
 		return nil, err
 	}
 	if n := coverIDs(segments); n != cp.snapshot.blocks {
 		return nil, fmt.Errorf("%w: the cover has %d blocks, and is said to have %d", errBadSnapshot, n, cp.snapshot.blocks)
 	}
-	if err := c.committer.stageSegments(ctx, segments); err != nil {
+	if err := t.committer.stageSegments(ctx, segments); err != nil {
 		return nil, err
 	}
-	covered := func(ctx context.Context, id blockID) (bool, error) { return c.store.inSegments(ctx, segments, id) }
+	covered := func(ctx context.Context, id blockID) (bool, error) { return t.store.inSegments(ctx, segments, id) }
 	if err := cp.checkLinks(ctx, covered); err != nil {
 		return nil, err
 	}
-	return segments, c.blocks.checkTree(ctx, cp.snapshot.tree(), covered)
+	return segments, t.blocks.checkTree(ctx, cp.snapshot.tree(), covered)
 }
 
 // checkLinks checks what can be seen without the blocks: a cover has all that is linked.

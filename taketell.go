@@ -14,20 +14,20 @@ const (
 
 // tellCover brings what was there before a cover came to count as marks in line with it,
 // in commits of bounded size. If it is cut off it begins anew, and finds what is left.
-func (c *taker) tellCover(ctx context.Context, cp *checkpoint) error {
-	keys := c.store.keys
+func (t *taker) tellCover(ctx context.Context, cp *checkpoint) error {
+	keys := t.store.keys
 	for _, prefix := range []string{keys.waiting + "/w", keys.queue} {
-		if err := c.eachCovered(ctx, cp, prefix, maxToldBlocks, tellParents); err != nil {
+		if err := t.eachCovered(ctx, cp, prefix, maxToldBlocks, tellParents); err != nil {
 			return err
 		}
 	}
-	if err := c.eachCovered(ctx, cp, keys.tombstones, maxUselessRows, removeTombstones); err != nil {
+	if err := t.eachCovered(ctx, cp, keys.tombstones, maxUselessRows, removeTombstones); err != nil {
 		return err
 	}
-	if err := c.eachCovered(ctx, cp, keys.blocks, maxUselessRows, completePending); err != nil {
+	if err := t.eachCovered(ctx, cp, keys.blocks, maxUselessRows, completePending); err != nil {
 		return err
 	}
-	return c.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
+	return t.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		cp.state = checkpointHeld
 		now.checkpoints.set(cp)
 		return nil
@@ -42,16 +42,16 @@ type rowOfCover struct {
 }
 
 // eachCovered makes commits that do something about the covered rows under a prefix.
-func (c *taker) eachCovered(ctx context.Context, cp *checkpoint, prefix string, most int, do func(context.Context, *commit, []rowOfCover) error) error {
+func (t *taker) eachCovered(ctx context.Context, cp *checkpoint, prefix string, most int, do func(context.Context, *commit, []rowOfCover) error) error {
 	var some []rowOfCover
 	settle := func() error {
-		return c.update(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
+		return t.update(ctx, cp.id, func(now *commit, _ *checkpoint) error { return do(ctx, now, some) })
 	}
-	for r, err := range c.coveredRows(ctx, cp, prefix) {
+	for r, err := range t.coveredRows(ctx, cp, prefix) {
 		if err != nil {
 			return err
 		}
-		if some = append(some, r); len(some) < c.committer.most(most) {
+		if some = append(some, r); len(some) < t.committer.most(most) {
 			continue
 		}
 		if err := settle(); err != nil {
@@ -65,12 +65,12 @@ func (c *taker) eachCovered(ctx context.Context, cp *checkpoint, prefix string, 
 	return settle()
 }
 
-func (c *taker) coveredRows(ctx context.Context, cp *checkpoint, prefix string) iter.Seq2[rowOfCover, error] {
+func (t *taker) coveredRows(ctx context.Context, cp *checkpoint, prefix string) iter.Seq2[rowOfCover, error] {
 	return func(yield func(rowOfCover, error) bool) {
-		for e, err := range c.store.rowsUnder(ctx, prefix, false, 0) {
+		for e, err := range t.store.rowsUnder(ctx, prefix, false, 0) {
 			path, id, covered := splitID(e.Key)
 			if err == nil && covered {
-				covered, err = c.store.inSegments(ctx, cp.segments, id)
+				covered, err = t.store.inSegments(ctx, cp.segments, id)
 			}
 			if err != nil {
 				yield(rowOfCover{}, err)
