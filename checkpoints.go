@@ -1,10 +1,6 @@
 package crdt
 
-import (
-	"cmp"
-	"iter"
-	"maps"
-)
+import "cmp"
 
 // checkpoints are those that are known, by their blocks.
 type checkpoints map[blockID]*checkpoint
@@ -36,35 +32,36 @@ func (c *checkpointsChange) removeIdle(id blockID) {
 	}
 }
 
-// held returns those checkpoints whose cover counts as marks.
-func (all checkpoints) held() checkpoints {
-	held := make(checkpoints)
+// where returns those of which something is true.
+func (all checkpoints) where(is func(*checkpoint) bool) checkpoints {
+	some := make(checkpoints)
 	for id, cp := range all {
-		if cp.state.held() {
-			held[id] = cp
+		if is(cp) {
+			some[id] = cp
 		}
 	}
-	return held
+	return some
+}
+
+// held returns those whose cover counts as marks.
+func (all checkpoints) held() checkpoints {
+	return all.where(func(cp *checkpoint) bool { return cp.state.held() })
+}
+
+// in returns those in a state.
+func (all checkpoints) in(state checkpointState) checkpoints {
+	return all.where(func(cp *checkpoint) bool { return cp.state == state })
 }
 
 // of returns those of a DAG.
 func (all checkpoints) of(dagName string) checkpoints {
-	mine := make(checkpoints)
-	for id, cp := range all {
-		if cp.tip.DAGName == dagName {
-			mine[id] = cp
-		}
-	}
-	return mine
+	return all.where(func(cp *checkpoint) bool { return cp.tip.DAGName == dagName })
 }
 
 // segments returns those of the covers of checkpoints, each once.
-func (all checkpoints) segments() []segment { return segmentsOf(maps.Values(all)) }
-
-// segmentsOf returns those of the covers of some checkpoints, each once.
-func segmentsOf(some iter.Seq[*checkpoint]) (segments []segment) {
+func (all checkpoints) segments() (segments []segment) {
 	seen := make(map[segment]bool)
-	for cp := range some {
+	for _, cp := range all {
 		for _, seg := range cp.segments {
 			if !seen[seg] {
 				seen[seg] = true

@@ -64,8 +64,8 @@ func (d *Datastore) compact(ctx context.Context, dagName string) (done Compactio
 //  5. That row goes.
 type drop struct {
 	*keeper
-	below    []*checkpoint // what these cover is dropped
-	segments []segment     // of these
+	below    checkpoints // what these cover is dropped
+	segments []segment   // of these
 	reader   briefReader
 	values   keptValues
 	done     Compaction
@@ -76,11 +76,11 @@ type drop struct {
 	size int64 // of the blocks
 }
 
-func (k *keeper) newDrop(below []*checkpoint) *drop {
+func (k *keeper) newDrop(below checkpoints) *drop {
 	return &drop{
 		keeper:   k,
 		below:    below,
-		segments: segmentsOf(slices.Values(below)),
+		segments: below.segments(),
 		reader:   briefReader{blocks: k.blocks},
 	}
 }
@@ -105,13 +105,8 @@ func (k *keeper) drop(ctx context.Context, dagName string, at time.Time) (done C
 }
 
 // heldAt returns the checkpoints of a DAG that were held at some time.
-func (all checkpoints) heldAt(dagName string, at time.Time) (held []*checkpoint) {
-	for _, cp := range all {
-		if cp.tip.DAGName == dagName && cp.canDropBelow() && !cp.since.After(at) {
-			held = append(held, cp)
-		}
-	}
-	return held
+func (all checkpoints) heldAt(dagName string, at time.Time) checkpoints {
+	return all.of(dagName).where(func(cp *checkpoint) bool { return cp.canDropBelow() && !cp.since.After(at) })
 }
 
 // canDropBelow reports whether what a checkpoint covers may be dropped: not if it may be

@@ -96,7 +96,7 @@ func (w *foldWalk) fold(ctx context.Context, to pageSink) (*folded, error) {
 	return &folded{
 		snapshot: snapshotName{versions.id, cover, versions.entries, versions.bytes, coverIDs(segments)},
 		segments: segments,
-		taken:    w.bases.anyTaken(),
+		taken:    len(w.bases.where(func(cp *checkpoint) bool { return cp.taken })) > 0,
 	}, err
 }
 
@@ -188,15 +188,6 @@ func (all checkpoints) covers() (covers [][]segment) {
 		covers = append(covers, cp.segments)
 	}
 	return covers
-}
-
-func (all checkpoints) anyTaken() bool {
-	for _, cp := range all {
-		if cp.taken {
-			return true
-		}
-	}
-	return false
 }
 
 // noPages is a sink that keeps nothing.

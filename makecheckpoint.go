@@ -213,10 +213,5 @@ func (c *commit) hold(cp *checkpoint, f *folded, covered []blockID) {
 
 // disputed reports whether a checkpoint of a DAG contradicts one that was taken.
 func (all checkpoints) disputed(dagName string) bool {
-	for _, cp := range all.of(dagName) {
-		if cp.disputed {
-			return true
-		}
-	}
-	return false
+	return len(all.of(dagName).where(func(cp *checkpoint) bool { return cp.disputed })) > 0
 }

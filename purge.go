@@ -212,7 +212,7 @@ func (p *purge) checkGaps(ctx context.Context) error {
 // checkBelow looks for gaps right below a block. What a call that was cut off has hidden,
 // because a checkpoint of the DAG covers it, is none, and no repair could fill it.
 func (p *purge) checkBelow(ctx context.Context, b *foundBlock) error {
-	purged := segmentsOf(slices.Values(p.committer.frontier.checkpoints().purged(p.dagName)))
+	purged := p.committer.frontier.checkpoints().of(p.dagName).in(checkpointPurged).segments()
 	m, err := p.store.mark(ctx, b.id)
 	if err != nil || m.state != complete {
 		return err

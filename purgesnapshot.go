@@ -28,17 +28,13 @@ func (p *purge) dropCovered(ctx context.Context) (removed int, err error) {
 	if err := p.checkpointer.finishDrop(ctx); err != nil {
 		return 0, err
 	}
-	var held []*checkpoint
-	for _, cp := range p.committer.frontier.checkpoints() {
-		if cp.tip.DAGName != p.dagName || !cp.state.held() {
-			continue
-		}
+	held := p.committer.frontier.checkpoints().held().of(p.dagName)
+	for _, cp := range held {
 		if cp.state == checkpointTold { // or rows of what it covers would stay
 			if err := p.checkpointer.tellCover(ctx, cp); err != nil {
 				return 0, err
 			}
 		}
-		held = append(held, cp)
 	}
 	if len(held) == 0 {
 		return 0, nil
@@ -66,14 +62,9 @@ func (c *checkpointsChange) purge(dagName string) {
 }
 
 // purged returns the checkpoints of a DAG that are being purged, in the order of their ids.
-func (all checkpoints) purged(dagName string) (purged []*checkpoint) {
-	for _, cp := range all {
-		if cp.tip.DAGName == dagName && cp.state == checkpointPurged {
-			purged = append(purged, cp)
-		}
-	}
-	slices.SortFunc(purged, func(a, b *checkpoint) int { return a.id.compare(b.id) })
-	return purged
+func (all checkpoints) purged(dagName string) []*checkpoint {
+	purged := maps.Values(all.of(dagName).in(checkpointPurged))
+	return slices.SortedFunc(purged, func(a, b *checkpoint) int { return a.id.compare(b.id) })
 }
 
 // forgetSnapshots forgets the versions in the DAG's snapshots, and sweeps these.
@@ -107,7 +98,8 @@ func (p *purge) forgetSnapshots(ctx context.Context) error {
 // from these alone stays.
 func (p *purge) forgetEntries(ctx context.Context, purged []*checkpoint) error {
 	held := slices.DeleteFunc(slices.Clone(purged), (*checkpoint).neverHeld)
-	p.segments = segmentsOf(slices.Values(held))
+	wasHeld := func(cp *checkpoint) bool { return !cp.neverHeld() }
+	p.segments = p.committer.frontier.checkpoints().of(p.dagName).in(checkpointPurged).where(wasHeld).segments()
 	if err := p.explain(ctx); err != nil {
 		return err
 	}

@@ -67,8 +67,7 @@ func (c *checkpointsChange) retire(id blockID) {
 
 // sweep removes what retired checkpoints alone have.
 func (j *checkpointJobs) sweep(ctx context.Context) (done Compaction, err error) {
-	retired := maps.Clone(j.committer.frontier.checkpoints())
-	maps.DeleteFunc(retired, func(_ blockID, cp *checkpoint) bool { return cp.state != checkpointRetired })
+	retired := j.committer.frontier.checkpoints().in(checkpointRetired)
 	if len(retired) == 0 {
 		return done, nil
 	}
