@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"math"
 	"slices"
 )
@@ -65,8 +64,7 @@ func (j *checkpointJobs) walk(ctx context.Context, dagName string, heads []block
 		return err
 	}
 	j.log.Warnf("reading all blocks of DAG %q for a checkpoint, as the last one is not all here: %s", dagName, err)
-	known = maps.Clone(known)
-	maps.DeleteFunc(known, func(_ blockID, cp *checkpoint) bool { return cp.tip.DAGName == dagName })
+	known = known.where(func(cp *checkpoint) bool { return cp.tip.DAGName != dagName })
 	if again := j.walkTo(ctx, known, dagName, heads, limit, fold); again != nil {
 		return fmt.Errorf("%w; %w", again, err)
 	}

@@ -63,19 +63,19 @@ var (
 const foldPatience = 10 * time.Second
 
 func newFoldWalk(store *rowStore, blocks *blockStore, known checkpoints, dagName string, limit int) *foldWalk {
-	others := known.held()
+	held := known.held()
 	w := &foldWalk{
 		store:   store,
 		blocks:  blocks,
 		dagName: dagName,
-		held:    others.of(dagName),
+		held:    held.of(dagName),
 		aside:   make(map[blockID]bool),
 		gone:    make(map[blockID]error),
 		bases:   make(checkpoints),
 		changes: newSorter(),
 		limit:   limit,
 	}
-	maps.DeleteFunc(others, func(id blockID, _ *checkpoint) bool { return w.held[id] != nil })
+	others := held.where(func(cp *checkpoint) bool { return cp.tip.DAGName != dagName })
 	w.covers, w.others = w.held.segments(), others.segments()
 	w.traversal = traversal{enter: w.enter, merged: true, gone: true, patience: foldPatience}
 	return w
