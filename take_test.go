@@ -283,6 +283,25 @@ func TestWritesBesideATake(t *testing.T) {
 	waitFor(t, "what is above to be complete", func() bool { return r.state(above) == complete })
 }
 
+// What has been fetched and not merged, as a checkpoint that covers it came to be taken,
+// would stay for ever: no row says that it is here.
+func TestTakeRemovesWhatWasFetchedInVain(t *testing.T) {
+	for _, keep := range []time.Duration{0, time.Hour} {
+		s := newTakeTest(t, manyVersions)
+		f := s.author.snapshot("")
+		c := f.publish(t, s.server)
+		s.serve(t, f.links[0])
+		r := s.net.newReplica(t, func(o *Options) { o.KeepHistory = keep })
+		by, cp := r.beginTake(c)
+		r.node.deliver(announcement(f.links[0].Cid()))
+		waitFor(t, "a covered block to be passed over", func() bool { return r.fetcher.len() == 0 && r.node.raw(f.links[0]) != nil })
+		r.must(by.take(ctx, cp.id))
+		if stays := r.node.raw(f.links[0]) != nil; stays != (keep == 0) {
+			t.Errorf("history is kept for %s, and the block stays: %v", keep, stays)
+		}
+	}
+}
+
 // What waits for blocks of the cover is told of them.
 func TestTakeTellsThoseThatWait(t *testing.T) {
 	s := newTakeTest(t, manyVersions)

@@ -16,6 +16,9 @@ const (
 // in commits of bounded size. If it is cut off it begins anew, and finds what is left.
 func (t *taker) tellCover(ctx context.Context, cp *checkpoint) error {
 	keys := t.store.keys
+	if err := t.removeFetched(ctx, cp); err != nil {
+		return err
+	}
 	for _, prefix := range []string{keys.waiting + "/w", keys.queue} {
 		if err := t.eachCovered(ctx, cp, prefix, maxToldBlocks, tellParents); err != nil {
 			return err
@@ -32,6 +35,28 @@ func (t *taker) tellCover(ctx context.Context, cp *checkpoint) error {
 		now.checkpoints.set(cp)
 		return nil
 	})
+}
+
+// removeFetched removes blocks of the cover that may have been fetched before it was known
+// that they need not be merged. Nothing else says that they are here: a drop would not find
+// them. Where history is never dropped they stay, as others might share the DAG service.
+func (t *taker) removeFetched(ctx context.Context, cp *checkpoint) error {
+	if t.opts.KeepHistory == 0 {
+		return nil
+	}
+	for r, err := range t.coveredRows(ctx, cp, t.store.keys.queue) {
+		gone := false
+		if err == nil {
+			gone, err = t.store.isGone(ctx, r.id) // or it has been merged, and others may have to be told
+		}
+		if err == nil && gone {
+			_, err = t.blocks.removeAll(ctx, []blockID{r.id})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A rowOfCover is a row whose name ends with a block of a cover.
