@@ -27,7 +27,9 @@ type ledger struct {
 
 	// There are checkpoints. They are taken in several commits, and for them the removal of a
 	// version is written that a later one has replaced, which may be the first to come: what
-	// the peer has written may be missing, or there in part, while the child catches up.
+	// the peer has written may be missing, or there in part, while the child catches up. And
+	// a key to which both write may have none of its last values, but an older one, the removal of
+	// which is in another block.
 	compacts bool
 }
 
@@ -153,7 +155,7 @@ func (l *ledger) acknowledged() int {
 // An expectation says what the pairs of a replica must be like.
 type expectation struct {
 	may     func(*version) bool // be there
-	absent  func(*history) bool // that it is not there is all right, whatever was written
+	older   func(*history) bool // an older value is all right, and that there is none, whatever was written
 	settles func(*history) bool // what is found is what there is
 	whole   func(origin) bool   // whose batches must be whole
 }
@@ -171,7 +173,7 @@ func (l *ledger) restarted(pairs map[string]string) error {
 	}
 	return l.check(pairs, expectation{
 		may:     func(v *version) bool { return !v.supersededBy[byChild] },
-		absent:  func(h *history) bool { return l.compacts && !childs(h) },
+		older:   func(h *history) bool { return l.compacts && !childs(h) },
 		settles: childs,
 		whole:   func(from origin) bool { return from == byChild || !l.compacts },
 	})
@@ -181,7 +183,7 @@ func (l *ledger) restarted(pairs map[string]string) error {
 func (l *ledger) converged(pairs map[string]string) error {
 	return l.check(pairs, expectation{
 		may:     func(v *version) bool { return len(v.supersededBy) == 0 },
-		absent:  func(*history) bool { return false },
+		older:   func(*history) bool { return false },
 		settles: func(*history) bool { return true },
 		whole:   func(origin) bool { return true },
 	})
@@ -196,7 +198,8 @@ func (l *ledger) check(pairs map[string]string, want expectation) error {
 		}
 	}
 	for k, h := range l.keys {
-		if !h.allows(pairs[k], want.may) && (pairs[k] != "" || !want.absent(h)) {
+		older := want.older(h) && (pairs[k] == "" || h.allows(pairs[k], func(*version) bool { return true }))
+		if !older && !h.allows(pairs[k], want.may) {
 			return fmt.Errorf("%s is %q; known is\n%s", k, pairs[k], h)
 		}
 		if want.settles(h) {
