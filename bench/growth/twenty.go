@@ -138,7 +138,9 @@ func (c *circle) settle() error {
 	if err != nil {
 		return err
 	}
-	hold := func(r *replica) bool { return r.InternalStats(c.ctx).LastCheckpoint.Head == head }
+	hold := func(r *replica) bool { // maybe another one, which somebody has made above it
+		return r.InternalStats(c.ctx).LastCheckpoint.Head.Height >= head.Height
+	}
 	if err := c.await(func() bool { return c.all(hold) }); err != nil {
 		return err
 	}
