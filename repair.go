@@ -111,7 +111,7 @@ func (r *repairer) markClean(ctx context.Context, since uint64) error {
 
 func (r *repairer) isDirty(ctx context.Context) bool {
 	dirty, err := r.store.Has(ctx, r.store.keys.dirty)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		r.log.Errorf("looking whether the datastore is dirty: %s", err)
 	}
 	return dirty

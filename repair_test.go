@@ -248,3 +248,24 @@ func TestRepairMergesWhatWasMissed(t *testing.T) {
 		t.Errorf("heads before %v, after %v", heads, got)
 	}
 }
+
+// A heedfulStore fails when the context has ended.
+type heedfulStore struct{ ds.Batching }
+
+func (s heedfulStore) Has(ctx context.Context, key ds.Key) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	return s.Batching.Has(ctx, key)
+}
+
+// Whoever reads the log should not take a clean Close for a fault of the store.
+func TestLookForDirtThatCloseCutsOffIsNoError(t *testing.T) {
+	errors := &errorCount{}
+	r := newTestNet().newReplicaOn(t, heedfulStore{newAtomicStore()}, countErrors(errors))
+	closed, end := context.WithCancel(ctx)
+	end()
+	if r.repairer.isDirty(closed) || errors.Load() > 0 {
+		t.Errorf("%d errors were logged", errors.Load())
+	}
+}
