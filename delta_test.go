@@ -221,3 +221,16 @@ func TestTombstoneOfAnIDThatIsWrittenOddlyRemovesNothing(t *testing.T) {
 		t.Errorf("/k is %q", got)
 	}
 }
+
+// Checkpoints that nobody could make must not be asked for in vain.
+func TestCheckpointEveryNeedsTheDefaultDelta(t *testing.T) {
+	opts := testOptions()
+	opts.CheckpointEvery = 5
+	node := newTestNet().node()
+	_, err := NewMerkleCRDT(newAtomicStore(), testNamespace, node, node, opts, &MerkleCRDTOptions{
+		DeltaFactory: func() Delta { return &labelled{pbDelta: &pbDelta{}} },
+	})
+	if !errors.Is(err, errOwnDeltas) {
+		t.Errorf("it opens: %v", err)
+	}
+}

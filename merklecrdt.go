@@ -38,8 +38,11 @@ func NewMerkleCRDT(store ds.Datastore, namespace ds.Key, dagSyncer ipld.DAGServi
 	if internalOptions != nil {
 		internal = *internalOptions
 	}
-	if internal.DeltaFactory == nil {
+	switch {
+	case internal.DeltaFactory == nil:
 		internal.DeltaFactory = newPBDelta
+	case o.CheckpointEvery > 0:
+		return nil, fmt.Errorf("crdt: Options.CheckpointEvery is %d: %w", o.CheckpointEvery, errOwnDeltas)
 	}
 	names, err := internal.Namespaces.complete()
 	if err != nil {

@@ -97,7 +97,8 @@ type Options struct {
 	// CheckpointEvery has a checkpoint made of the unnamed DAG once it has grown by
 	// so many blocks since the last one: see Datastore.Checkpoint. Each replica for
 	// which it is set counts, and waits a random while: mostly one of them makes it
-	// for all. It needs the default delta. 0: only when Checkpoint is called.
+	// for all. It needs the default delta: NewMerkleCRDT fails if there is a DeltaFactory
+	// as well. 0: only when Checkpoint is called.
 	// Default: 0.
 	CheckpointEvery int
 
