@@ -47,6 +47,7 @@ func checkRows(t *testing.T, r *replica) {
 	}
 	c.checkPairs(c.mergeSnapshots(model))
 	c.checkClaims()
+	c.checkTombstones()
 	c.checkCheckpoints()
 	c.checkWaiters(&frontier{heads: heads, pendingHeads: pendingHeads})
 	if !c.mayWait() {
@@ -207,6 +208,15 @@ func (c *storeCheck) checkClaims() {
 		id, ok := parseBlockID(name)
 		if m := c.marks[id]; !ok || m != nil && m.state.merged() {
 			c.t.Errorf("claim row %s is left", e.Key)
+		}
+	}
+}
+
+// checkTombstones checks that no tombstone is left of a version whose block has been merged.
+func (c *storeCheck) checkTombstones() {
+	for _, e := range c.r.rowsUnder("/s/t") {
+		if _, id, ok := splitID(e.Key); ok && c.mark(id).state.merged() && !c.telling() {
+			c.t.Errorf("tombstone row %s is left", e.Key)
 		}
 	}
 }

@@ -21,7 +21,7 @@ func (s *simulation) block(id blockID) *block {
 	s.net.mu.Unlock()
 	b, err := s.decoder().decode(id, raw)
 	if err != nil {
-		s.t.Fatalf("a block that nobody has made: %s", err)
+		s.t.Fatalf("a block of %d bytes that nobody has made, with %v: %s", len(raw), s.whoHas(id), err)
 	}
 	s.parsed[id] = b
 	return b

@@ -26,6 +26,7 @@ var checkpointSteps = []weighted[func(*simulation)]{
 	{2, (*simulation).lag},
 	{6, (*simulation).purgeOne},
 	{4, (*simulation).dieSoon},
+	{12, (*simulation).crashAmidTake},
 }
 
 // planCheckpoints decides what a seed has to do with checkpoints.
@@ -46,6 +47,14 @@ func (s *simulation) checkpointOptions(o *Options) {
 	o.WalkHistory = !s.drops && s.rng.IntN(5) == 0
 	if s.drops {
 		o.KeepHistory = pick(s.rng, 0, 0, s.unit, 10*s.unit)
+	}
+}
+
+// changeWalking has a process walk at times where the last one did not, or the other way
+// round. A take that was going on is left then.
+func (s *simulation) changeWalking(r *simReplica) {
+	if s.snapshots && !s.drops && !s.well && s.rng.IntN(6) == 0 {
+		r.opts.WalkHistory = !r.opts.WalkHistory
 	}
 }
 
@@ -113,6 +122,30 @@ func (s *simulation) lag() {
 			r.sleeps = 10 + s.rng.IntN(30)
 		}
 	})
+}
+
+// crashAmidTake ends a process that is taking a checkpoint, now or at one of its next writes.
+func (s *simulation) crashAmidTake() {
+	for _, r := range s.replicas {
+		if r.reap(); r.down || !r.isTaking() {
+			continue
+		}
+		if s.rng.IntN(3) == 0 {
+			r.crash()
+		} else {
+			r.faults.dieAfter(s.rng.IntN(4))
+		}
+		return
+	}
+}
+
+func (r *simReplica) isTaking() bool {
+	for _, cp := range r.frontier.checkpoints() {
+		if cp.state == checkpointTaking || cp.state == checkpointTold {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *simulation) countUp() (n int) {
@@ -391,7 +424,7 @@ func (s *simulation) othersCanServe(leaver *simReplica, dags ...string) bool {
 }
 
 // settle waits until checkpoints are made and history is dropped, as far as that is done
-// without being asked for.
+// without being asked for, and what was put off has been done.
 func (s *simulation) settle() {
 	if !s.snapshots {
 		return
@@ -405,4 +438,31 @@ func (s *simulation) settle() {
 		synctest.Wait()
 		s.converge()
 	}
+	for range maxPutOffs {
+		wait := s.untilNextChore()
+		if wait <= 0 {
+			return
+		}
+		time.Sleep(wait)
+		synctest.Wait()
+		s.converge()
+	}
+}
+
+// maxPutOffs is how often replicas may put off what they have to do once all is well. A
+// check takes as long as pages do not come, and several times as long no other is begun.
+const maxPutOffs = 20
+
+// untilNextChore returns how long it is until some replica looks for something to do, as
+// far as any has planned to.
+func (s *simulation) untilNextChore() (wait time.Duration) {
+	for _, r := range s.replicas {
+		c := r.checkpointer.chores
+		c.mu.Lock()
+		if next := c.next; !next.IsZero() {
+			wait = max(wait, time.Until(next)+time.Nanosecond)
+		}
+		c.mu.Unlock()
+	}
+	return wait
 }

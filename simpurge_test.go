@@ -42,6 +42,8 @@ func (r *simReplica) goOnPurging() {
 
 // keepLost gives the foreign writer the blocks of a DAG that are nowhere any more: they were
 // made by a checkpoint, after it was seen that others have what is to be purged, and announced.
+// While nothing is dropped some may have to walk, for whom it is not enough that others have
+// taken a snapshot in the place of blocks.
 func (s *simulation) keepLost(dagName string) {
 	known := make(map[blockID]bool)
 	for _, r := range s.replicas {
@@ -56,7 +58,7 @@ func (s *simulation) keepLost(dagName string) {
 	s.net.mu.Unlock()
 	for c, raw := range archive {
 		id, err := blockIDOf(c)
-		if err != nil || known[id] || len(s.whoHas(id)) > 0 {
+		if err != nil || known[id] && s.drops || len(s.whoHas(id)) > 0 {
 			continue
 		}
 		if b, err := s.decoder().decode(id, raw); err == nil && b.delta.dagName == dagName {
@@ -94,21 +96,14 @@ func (r *simReplica) noticeGone(states map[blockID]markState) {
 	r.forget(gone)
 }
 
-// purge has all replicas purge a DAG, while none of them lacks any of it. They go
-// on as if it had never been, until its blocks come again.
+// purge has all replicas purge a DAG or two, while none of them lacks any of it. They go
+// on as if these had never been, until their blocks come again.
 func (s *simulation) purge() {
-	name := pick(s.rng, s.dags...)
-	purged := s.blocksOf(name)
-	s.net.split(s.rng.Perm(len(s.net.nodes))...) // or it would come again from those whose turn has not come
-	for _, r := range s.replicas {
-		for _, want := range []int{len(purged), 0} {
-			if n, err := r.PurgeDAG(ctx, name); err != nil || n > want || n < want && !s.snapshots {
-				s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
-			}
-		}
-		r.forget(purged)
+	var bringBack []func()
+	s.net.split(s.rng.Perm(len(s.net.nodes))...) // or they would come again from those whose turn has not come
+	for _, name := range s.dagsToPurge() {
+		bringBack = append(bringBack, s.purgeEverywhere(name))
 	}
-	bringBack := s.forget(purged)
 	s.net.split()
 	s.converge()
 	s.checkAll()
@@ -123,9 +118,48 @@ func (s *simulation) purge() {
 	}
 	s.converge()
 	s.checkAll()
-	bringBack()
-	s.converge()
-	s.checkAll()
+	s.rng.Shuffle(len(bringBack), func(i, j int) { bringBack[i], bringBack[j] = bringBack[j], bringBack[i] })
+	for _, bring := range bringBack {
+		bring()
+		s.converge()
+		s.checkAll()
+	}
+}
+
+// dagsToPurge returns one DAG, or two that can come back one after the other.
+func (s *simulation) dagsToPurge() []string {
+	names := s.rng.Perm(len(s.dags))
+	a, b := s.dags[names[0]], s.dags[names[1]]
+	if s.rng.IntN(3) == 0 || s.linked(a, b) || s.linked(b, a) {
+		return []string{a}
+	}
+	return []string{a, b}
+}
+
+// linked reports whether a block of one DAG links to one of another.
+func (s *simulation) linked(from, to string) bool {
+	for id := range s.blocksOf(from) {
+		for _, link := range s.block(id).links {
+			if s.block(link).delta.dagName == to {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// purgeEverywhere has all replicas purge a DAG.
+func (s *simulation) purgeEverywhere(name string) (bringBack func()) {
+	purged := s.blocksOf(name)
+	for _, r := range s.replicas {
+		for _, want := range []int{len(purged), 0} {
+			if n, err := r.PurgeDAG(ctx, name); err != nil || n > want || n < want && !s.snapshots {
+				s.t.Errorf("replica %d purged %d blocks of %d: %v", r.number, n, want, err)
+			}
+		}
+		r.forget(purged)
+	}
+	return s.forget(purged)
 }
 
 // blocksOf returns the blocks of a DAG, all of which every replica has merged.
@@ -143,9 +177,10 @@ func (s *simulation) blocksOf(dagName string) map[blockID]bool {
 // from what is known to the simulation. The foreign writer gets them back, and
 // announces them, when the function that it returns is called.
 func (s *simulation) forget(ids map[blockID]bool) (bringBack func()) {
-	lastWords, foreign, acked := s.lastWords, s.foreign.blocks, maps.Clone(s.acked)
-	s.lastWords = slices.DeleteFunc(slices.Clone(lastWords), func(id blockID) bool { return ids[id] })
-	s.foreign.blocks = slices.DeleteFunc(slices.Clone(foreign), func(b *block) bool { return ids[b.id] })
+	isGone := func(b *block) bool { return ids[b.id] }
+	foreign := slices.DeleteFunc(slices.Clone(s.foreign.blocks), func(b *block) bool { return !isGone(b) })
+	s.lastWords = slices.DeleteFunc(s.lastWords, func(id blockID) bool { return ids[id] })
+	s.foreign.blocks = slices.DeleteFunc(s.foreign.blocks, isGone)
 	maps.DeleteFunc(s.acked, func(id blockID, _ bool) bool { return ids[id] })
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
@@ -153,9 +188,9 @@ func (s *simulation) forget(ids map[blockID]bool) (bringBack func()) {
 		maps.DeleteFunc(node.blocks, func(c cid.Cid, _ []byte) bool { id, err := blockIDOf(c); return err == nil && ids[id] })
 	}
 	return func() {
-		s.lastWords, s.foreign.blocks = lastWords, foreign
-		maps.Copy(s.acked, acked)
+		s.foreign.blocks = append(s.foreign.blocks, foreign...)
 		for id := range ids {
+			s.acked[id] = true
 			s.lastWords = append(s.lastWords, id)
 			if err := s.foreign.node.addRaw(id.Cid(), s.block(id).raw); err != nil {
 				s.t.Fatal(err)
@@ -172,6 +207,9 @@ func (r *simReplica) forget(ids map[blockID]bool) {
 		return
 	}
 	r.model = make(modelSet)
+	for n := range r.removed {
+		r.model.key(n.key).tombstones[n.id] = true
+	}
 	for id := range r.merged {
 		b := r.s.block(id)
 		if !ids[id] {
@@ -182,6 +220,7 @@ func (r *simReplica) forget(ids map[blockID]bool) {
 		for _, t := range b.delta.tombstones {
 			if removed, ok := parseDsKey(t.GetId()); ok && !ids[removed] {
 				r.model.key(t.GetKey()).tombstones[removed] = true
+				setIn(&r.removed, versionName{t.GetKey(), removed}, true)
 			}
 		}
 	}

@@ -35,8 +35,9 @@ type simReplica struct {
 	peer   *simPeer
 	mirror *mirror
 
-	purging   *string // a DAG that it has begun to purge, on the way
-	hasPurged bool    // one, since all had the same
+	purging   *string              // a DAG that it has begun to purge, on the way
+	hasPurged bool                 // one, since all had the same
+	removed   map[versionName]bool // by blocks of a DAG that it has purged, of others
 
 	merged map[blockID]bool // blocks that it has been seen to have merged
 	model  modelSet         // of these
@@ -78,6 +79,7 @@ func (s *simulation) newSimReplica(change ...func(*Options)) *simReplica {
 
 // start runs a process. If the store fails meanwhile, there is none.
 func (r *simReplica) start() {
+	r.s.changeWalking(r)
 	peer, mirror := newSimPeer(r.node), newMirror(r)
 	r.faults.onDeath = peer.die
 	opts := *r.opts
@@ -100,6 +102,9 @@ func (r *simReplica) start() {
 	m.Datastore.blocks.newTag = func() []byte { return binary.BigEndian.AppendUint64(nil, tags.Uint64()) }
 	r.limitCommits(r.spread, r.uncovers)
 	m.committer.portion.Store(int64(r.portion))
+	if r.slow > 0 { // long jobs wait between their commits, and others come between
+		r.limitHooks(2, 1<<20)
+	}
 	r.checkReopened()
 	mirror.begin(r.pairs())
 	close(peer.up)

@@ -54,7 +54,7 @@ func (s *simulation) do(r *simReplica, w simWrite) {
 		return
 	}
 	r.checkPairs()
-	c := &checkedWrite{simWrite: w, r: r, torn: r.torn(), began: time.Now(), before: r.pairs(), blocks: r.node.made()}
+	c := &checkedWrite{simWrite: w, r: r, torn: r.torn(), began: time.Now(), before: r.pairs(), blocks: r.node.made(), known: r.frontier.checkpoints()}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	c.err = w.call(ctx)
@@ -67,7 +67,8 @@ type checkedWrite struct {
 	torn   bool // half of an older commit may have been seen before
 	began  time.Time
 	before map[string]string
-	blocks int // made before
+	blocks int         // made before
+	known  checkpoints // before
 	err    error
 }
 
@@ -108,8 +109,24 @@ func (c *checkedWrite) acknowledge(alone bool) {
 	for _, b := range made {
 		c.r.s.acked[b.id] = true
 	}
+	c.checkHeights(made)
 	if alone && c.oneBlock && !c.r.early(c.r.states()) {
 		c.checkDelta(made)
+	}
+}
+
+// checkHeights checks that what was written during a take wins over all that this brings.
+func (c *checkedWrite) checkHeights(made []*block) {
+	now := c.r.frontier.checkpoints()
+	for id, cp := range c.known {
+		if cp.state != checkpointTaking || now[id] == nil || now[id].state != checkpointTaking || cp.tip.Height >= maxPriority {
+			continue
+		}
+		for _, b := range made {
+			if b.delta.priority <= cp.tip.Height {
+				c.r.t.Errorf("replica %d has written at height %d while it took a checkpoint of height %d", c.r.number, b.delta.priority, cp.tip.Height)
+			}
+		}
 	}
 }
 
