@@ -290,7 +290,10 @@ func (r *repairer) seeCheckpoint(ctx context.Context, id blockID) error {
 // takeFromHeads keeps a block from being a head if one of its DAG is above it.
 func (r *repairer) takeFromHeads(ctx context.Context, m *missed) error {
 	b, err := r.blocks.getMerged(ctx, m.link.id)
-	if err != nil || !r.isBelowItsDAG(ctx, m, b.delta.dagName) {
+	if err != nil {
+		return err
+	}
+	if below, err := r.isBelowItsDAG(ctx, m, b.delta.dagName); err != nil || !below {
 		return err
 	}
 	return r.committer.do(ctx, func(c *commit) error { return c.dag.takeFromHeads(ctx, b.id) })
@@ -323,7 +326,10 @@ func (r *repairer) mergeMissed(ctx context.Context, m *missed) error {
 	b, err := r.blocks.judge(ctx, m.link.id, raw)
 	switch {
 	case err == nil:
-		b.neverHead, b.queued = r.isBelowItsDAG(ctx, m, b.delta.dagName), true
+		b.queued = true
+		if b.neverHead, err = r.isBelowItsDAG(ctx, m, b.delta.dagName); err != nil {
+			return err
+		}
 		return r.committer.do(ctx, func(c *commit) error { return c.mergeMissed(ctx, b) })
 	case !isFinal(err):
 		return err
@@ -348,10 +354,16 @@ func (c *commit) mergeMissed(ctx context.Context, b *block) error {
 }
 
 // isBelowItsDAG reports whether a block of the same DAG has been merged above a missed
-// one, which then must not become a head. What cannot be read is taken for one.
-func (r *repairer) isBelowItsDAG(ctx context.Context, m *missed, dagName string) bool {
-	return slices.ContainsFunc(m.above, func(id blockID) bool {
+// one, which then must not become a head. What can never be read is taken for one.
+func (r *repairer) isBelowItsDAG(ctx context.Context, m *missed, dagName string) (bool, error) {
+	for _, id := range m.above {
 		b, err := r.blocks.getMerged(ctx, id)
-		return err != nil || b.delta.dagName == dagName
-	})
+		switch {
+		case err != nil && !isFinal(err):
+			return false, err
+		case err != nil || b.delta.dagName == dagName:
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,6 +193,42 @@ func TestRepairTakesAwayHeadsBelowOthers(t *testing.T) {
 	if got := r.InternalStats(ctx).Heads; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("heads after the repair: %v, want %v", got, want)
 	}
+}
+
+// A head stays one if a block of another DAG above it cannot be read for a while.
+func TestRepairKeepsHeadsBelowWhatCannotBeRead(t *testing.T) {
+	r := newTestNet().newReplica(t, silent)
+	r.put("/k", "below")
+	above := r.offer(r.node.net.node(), &pb.Delta{Priority: 2, DagName: "x"}, r.head())
+	r.awaitMerged(above)
+	waitFor(t, "the heads", func() bool { return len(r.InternalStats(ctx).Heads) == 2 })
+	want := fmt.Sprint(r.InternalStats(ctx).Heads)
+	service := &forgetfulDAG{testNode: r.node, of: above}
+	r.reopenWith(service, nil)
+	r.MarkDirty(ctx)
+	service.reads.Store(1)
+	if err := r.Repair(ctx); err == nil || service.reads.Load() >= 0 || !r.IsDirty(ctx) {
+		t.Errorf("Repair: %v, after %d reads", err, 1-service.reads.Load())
+	}
+	service.reads.Store(1 << 20)
+	r.must(r.Repair(ctx))
+	if got := fmt.Sprint(r.InternalStats(ctx).Heads); got != want || r.IsDirty(ctx) {
+		t.Errorf("heads after the repair: %v, want %v", got, want)
+	}
+}
+
+// A forgetfulDAG lets a block be read so many times.
+type forgetfulDAG struct {
+	*testNode
+	of    cid.Cid
+	reads atomic.Int64
+}
+
+func (d *forgetfulDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	if c == d.of && d.reads.Add(-1) < 0 {
+		return nil, errNoBlock
+	}
+	return d.testNode.Get(ctx, c)
 }
 
 func TestRepairFetchesMissingChildren(t *testing.T) {
