@@ -90,7 +90,7 @@ func (k *keeper) newDrop(below checkpoints) *drop {
 func (k *keeper) drop(ctx context.Context, dagName string, at time.Time) (done Compaction, unread, err error) {
 	d := k.newDrop(k.committer.frontier.checkpoints().heldAt(dagName, at))
 	if len(d.below) > 0 {
-		for _, do := range []func(context.Context) error{d.keepLosers, d.dropBlocks, d.retireCovered} {
+		for _, do := range []func(context.Context) error{d.dropBlocks, d.retireCovered} {
 			if err := do(ctx); err != nil {
 				return d.done, d.unread, err
 			}
@@ -113,8 +113,12 @@ func (all checkpoints) heldAt(dagName string, at time.Time) checkpoints {
 // wrong.
 func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld && !cp.disputed }
 
-// dropBlocks drops the blocks that have a row and are covered.
+// dropBlocks drops the blocks that have a row and are covered, once no value stands in them
+// alone.
 func (d *drop) dropBlocks(ctx context.Context) error {
+	if err := d.keepLosers(ctx); err != nil {
+		return err
+	}
 	for r, err := range d.store.blockRows(ctx, d.store.keys.blocks, true) {
 		if err == nil {
 			err = d.addIf(ctx, r.id)

@@ -20,12 +20,14 @@ func (r *replica) checkpoint() Head {
 }
 
 // untidyCheckpoint makes a checkpoint, and removes no losers.
-func (r *replica) untidyCheckpoint() Head {
+func (r *replica) untidyCheckpoint() Head { return r.untidyCheckpointIn("") }
+
+func (r *replica) untidyCheckpointIn(dag string) Head {
 	r.t.Helper()
-	heads := r.checkpointer.headsToFold("")
-	f, err := r.checkpointer.fold(ctx, "", heads.ids(), r.Datastore.blocks)
+	heads := r.checkpointer.headsToFold(dag)
+	f, err := r.checkpointer.fold(ctx, dag, heads.ids(), r.Datastore.blocks)
 	r.must(err)
-	head, err := r.checkpointer.publish(ctx, "", heads, f)
+	head, err := r.checkpointer.publish(ctx, dag, heads, f)
 	r.must(err)
 	return head
 }

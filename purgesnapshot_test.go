@@ -7,6 +7,7 @@ import (
 
 	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
+	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // removeIn publishes tombstones of all versions of a key in a named DAG.
@@ -210,6 +211,38 @@ func cutOffSnapshotPurge(t *testing.T, at int, plain bool) (cutOff bool) {
 		t.Errorf("killed at write %d: tombstones are left: %v", at, rows)
 	}
 	return err != nil
+}
+
+// A purge that is cut off before it hides the DAG has dropped blocks below a checkpoint that
+// stays held: what these gave to losers is uncovered as ever.
+func TestPurgeThatIsCutOffKeepsValuesOfLosers(t *testing.T) {
+	seen := false
+	for at := 0; !seen && at < 20; at++ {
+		faulty := newFaultyStore()
+		r := newTestNet().newReplicaOn(t, faulty, silent)
+		lost := r.publishIn("x", "/k", "loser").Cid
+		r.put("/other", "v")
+		r.put("/k", "winner")
+		r.untidyCheckpointIn("x")
+		faulty.dieAfter(at)
+		_, _ = r.PurgeDAG(ctx, "x")
+		faulty.heal()
+		_, err := localDAG{r.node}.Get(ctx, lost)
+		if seen = ipld.IsNotFound(err); !seen {
+			continue
+		}
+		if len(r.frontier.checkpoints().held()) == 0 {
+			t.Fatal("no purge was cut off between the drop and the hiding")
+		}
+		r.reopenWith(localDAG{r.node}, nil)
+		r.removeWinner("/k")
+		if got := r.get("/k"); got != "loser" {
+			t.Errorf("cut off at write %d: /k is %s", at, got)
+		}
+	}
+	if !seen {
+		t.Error("no purge has dropped the block")
+	}
 }
 
 // What a purge that was cut off has hidden is no gap that a repair could fill.
