@@ -75,6 +75,16 @@ func (all checkpoints) segments() (segments []segment) {
 // heldSegments returns the segments of the covers that count as marks.
 func (all checkpoints) heldSegments() []segment { return all.held().segments() }
 
+// purgedSegments returns those of the covers whose DAGs are being purged. Each commit asks.
+func (all checkpoints) purgedSegments() (segments []segment) {
+	for _, cp := range all {
+		if cp.state == checkpointPurged {
+			segments = append(segments, cp.segments...)
+		}
+	}
+	return segments
+}
+
 // use reports which segments checkpoints have, by their roots.
 func (all checkpoints) use() map[blockID]bool {
 	used := make(map[blockID]bool)

@@ -263,7 +263,7 @@ func (c *commit) finish(ctx context.Context) error {
 	if err := c.set.electWinners(ctx); err != nil {
 		return err
 	}
-	if err := c.set.keepCovered(ctx); err != nil {
+	if err := c.set.keepCovered(ctx, c.checkpoints.now.purgedSegments()); err != nil {
 		return err
 	}
 	if err := c.dag.spread(ctx); err != nil {

@@ -165,12 +165,18 @@ func (c *setChange) keepLosing(ctx context.Context, v versionOf) error {
 }
 
 // keepCovered stores the values of those versions that lose in this commit whose blocks
-// are covered, and may be dropped.
-func (c *setChange) keepCovered(ctx context.Context) error {
-	if c.store.covers.none() {
+// are covered, and may be dropped; or were, and are being purged: a version may win once
+// more before it is forgotten.
+func (c *setChange) keepCovered(ctx context.Context, purged []segment) error {
+	if c.store.covers.none() && len(purged) == 0 {
 		return nil
 	}
-	covers := coverMemo{ask: c.store.covered}
+	covers := coverMemo{ask: func(ctx context.Context, id blockID) (bool, error) {
+		if covered, err := c.store.covered(ctx, id); covered || err != nil {
+			return covered, err
+		}
+		return c.store.inSegments(ctx, purged, id)
+	}}
 	for _, k := range c.order {
 		for id, l := range k.losers {
 			if l == nil || !l.hasValue || l.keepValue {

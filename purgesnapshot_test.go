@@ -245,6 +245,28 @@ func TestPurgeThatIsCutOffKeepsValuesOfLosers(t *testing.T) {
 	}
 }
 
+// A version whose block was dropped may come to lose while its DAG is being purged, and win
+// again before it is forgotten.
+func TestWinnerThatLosesAmidAPurgeKeepsItsValue(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/other", "v")
+	r.publishIn("x", "/k", "old")
+	r.compactDAG("x")
+	r.reopenWith(localDAG{r.node}, nil)
+	_, end, err := r.checkpointer.begin(ctx, "") // or a purge that seems to be cut off is gone on with
+	r.must(err)
+	r.must(r.committer.do(ctx, func(c *commit) error { c.checkpoints.purge("x"); return nil }))
+	r.put("/k", "new")
+	r.removeWinner("/k")
+	if got := r.get("/k"); got != "old" {
+		t.Errorf("/k is %s", got)
+	}
+	end()
+	if _, err := r.PurgeDAG(ctx, "x"); err != nil || r.get("/k") != "(none)" {
+		t.Errorf("PurgeDAG: %v, and /k is %s", err, r.get("/k"))
+	}
+}
+
 // What a purge that was cut off has hidden is no gap that a repair could fill.
 func TestPurgeThatWasCutOffOfADirtyDatastore(t *testing.T) {
 	seen := false
