@@ -134,11 +134,17 @@ func (c *checkedWrite) made() (made []*block) {
 	for _, cid := range c.r.node.madeSince(c.blocks) {
 		id, err := blockIDOf(cid)
 		c.r.must(err)
-		if b := c.r.s.block(id); b.delta.snapshot == nil { // a checkpoint is made beside
+		if b := c.r.s.block(id); !c.isOfCheckpoint(b) {
 			made = append(made, b)
 		}
 	}
 	return made
+}
+
+// isOfCheckpoint reports whether a block was made for a checkpoint beside the write: it is
+// one, or was to remove losers, and the store failed then.
+func (c *checkedWrite) isOfCheckpoint(b *block) bool {
+	return b.delta.snapshot != nil || len(b.delta.elements) == 0 && !c.r.states()[b.id].merged()
 }
 
 // checkDelta compares the blocks of a write with what it means: its last values,
