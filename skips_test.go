@@ -30,6 +30,7 @@ func TestNewcomerFetchesHistoryInFewRoundTrips(t *testing.T) {
 		net.delay = delay
 		net.mu.Unlock()
 		b := net.newReplica(t)
+		waitFor(t, "the newcomer to hear of the history", func() bool { return b.node.asked() > 0 })
 		begun := time.Now()
 		converge(t, a, b)
 		if trips := time.Since(begun) / delay; trips > 20 {
