@@ -428,7 +428,7 @@
 //     whose parents have still to be told are known. The rest stays in the queue rows
 //     (commit.go).
 //   - A page has up to 1 MiB, and its entries take up to 512 KiB. Who reads a tree of
-//     pages holds up to 128 MiB of it, and some 10 MiB as a rule (treeread.go).
+//     pages holds up to 136 MiB of it, and some 10 MiB as a rule (treeread.go).
 //   - What a fold reads is sorted in up to 64 MiB, and then in temporary files
 //     (sorter.go). The ids of the blocks since the last checkpoint are kept in memory
 //     meanwhile, some 100 bytes each (foldwalk.go). To check a checkpoint, up to 64 Ki
