@@ -32,12 +32,13 @@ type committer struct {
 	turn chan struct{} // holds one token; whoever takes it may commit
 
 	// Owned by the holder of the turn:
-	stale             bool      // a write failed, and the store must be looked at again
-	unsure            *commit   // the one whose write failed: it may have been made
-	mayHaveTombstones bool      // in the store
-	mayHaveEarly      bool      // versions whose blocks are not merged: a take has begun some time
-	mayHaveClaims     bool      // in the store, or rows of what summaries sum up
-	fewer             bool      // some of these rows have gone since they were looked for
+	stale             bool    // a write failed, and the store must be looked at again
+	unsure            *commit // the one whose write failed: it may have been made
+	mayHaveTombstones bool    // in the store
+	mayHaveEarly      bool    // versions whose blocks are not merged: a take has begun some time
+	mayHaveClaims     bool    // in the store, or rows of what summaries sum up
+	fewer             bool    // some of these rows have gone since they were looked for
+	bound             keyBound
 	untold            []blockID // settled blocks with queue rows, whose parents have still to be told
 	unread            bool      // there are more of these than find a place
 	spread            int       // maxSpread, but for tests
@@ -132,7 +133,7 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	}
 	now.dag = newDAGChange(c.store, c.frontier, &now.checkpoints, c.spread)
 	now.set.purge, now.dag.purge = c.purge, c.purge
-	now.set.mayHaveEarly = c.mayHaveEarly
+	now.set.mayHaveEarly, now.set.bound = c.mayHaveEarly, c.bound
 	now.dag.mayHaveSummed = c.mayHaveClaims
 	return now, nil
 }
@@ -159,6 +160,9 @@ func (c *committer) reloadInTurn(ctx context.Context) error {
 	c.store.covers.set(known.heldSegments())
 	c.mayHaveTombstones, c.mayHaveClaims, c.fewer = true, true, true
 	if err := c.refreshInTurn(ctx); err != nil {
+		return err
+	}
+	if c.bound, err = c.store.keyBound(ctx); err != nil {
 		return err
 	}
 	if err := c.makeSureInTurn(ctx); err != nil {
@@ -307,6 +311,7 @@ func (c *committer) learnInTurn(now *commit) {
 	c.mayHaveTombstones = c.mayHaveTombstones || now.set.setsTombstone(true)
 	c.mayHaveClaims = c.mayHaveClaims || claims
 	c.fewer = c.fewer || claims || now.set.setsTombstone(false)
+	c.bound.raise(now.set.order)
 	c.frontier.set(now.dag.heads.now, now.dag.pendingHeads.now, now.checkpoints.now)
 	if now.checkpoints.changed {
 		c.store.covers.set(now.checkpoints.now.heldSegments())

@@ -139,6 +139,7 @@
 //     back. It and pages.go alone talk to the DAG service, and they check all that comes
 //     from it.
 //   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
+//   - keybound.go saves commits from looking for the records of keys that are above all others.
 //   - values.go reads losers from their blocks, when a commit uncovers them. briefreader.go
 //     reads blocks that may be lost.
 //   - missing.go and request.go are what the scheduler knows of a missing block, and of

@@ -46,6 +46,7 @@ func checkRows(t *testing.T, r *replica) {
 		c.cover(id, false)
 	}
 	c.checkPairs(c.mergeSnapshots(model))
+	checkKeyBound(t, r)
 	c.checkClaims()
 	c.checkTombstones()
 	c.checkCheckpoints()

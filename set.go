@@ -30,6 +30,8 @@ type setChange struct {
 
 	claims map[blockID]map[string]claimNow // by the block they are about, and the key
 
+	bound keyBound
+
 	mayHaveTombstones, mayHaveClaims bool // rows of these may be in the store
 	mayHaveEarly                     bool // and versions whose blocks are not merged
 }
@@ -153,7 +155,7 @@ func (c *setChange) load(ctx context.Context, key string) (*keyChange, error) {
 	k := c.ahead[key]
 	if k == nil {
 		var err error
-		if k, err = c.store.loadKey(ctx, key); err != nil {
+		if k, err = c.loadKey(ctx, key); err != nil {
 			return nil, err
 		}
 	}
@@ -180,7 +182,7 @@ func (c *setChange) loadAhead(ctx context.Context, keys []string) error {
 	for from := 0; from < len(keys); from += step {
 		group.Go(func() (err error) {
 			for i := from; i < min(from+step, len(keys)) && err == nil; i++ {
-				loaded[i], err = c.store.loadKey(ctx, keys[i])
+				loaded[i], err = c.loadKey(ctx, keys[i])
 			}
 			return err
 		})
@@ -204,9 +206,17 @@ func keysBy[V any](all []V, key func(V) string) []string {
 	return keys
 }
 
+// loadKey reads the record of a key, unless it is known that there is none.
+func (c *setChange) loadKey(ctx context.Context, key string) (*keyChange, error) {
+	if c.bound.excludes(key) {
+		return newKeyChange(key), nil
+	}
+	return c.store.loadKey(ctx, key)
+}
+
 // loadKey reads the record of a key.
 func (s *rowStore) loadKey(ctx context.Context, key string) (*keyChange, error) {
-	k := &keyChange{key: key, low: true}
+	k := newKeyChange(key)
 	b, found, err := s.getRow(ctx, s.keys.record(key))
 	if err == nil && found {
 		k.before, err = decodeRecord(b)
@@ -442,6 +452,9 @@ const (
 	winnerUnresolved
 	winnerUndecided
 )
+
+// newKeyChange is for a key that has no record.
+func newKeyChange(key string) *keyChange { return &keyChange{key: key, low: true} }
 
 func (k *keyChange) setLoser(id blockID, l *loser) {
 	setIn(&k.losers, id, l)
