@@ -318,7 +318,8 @@ func (c *dagChange) addPendingHead(ctx context.Context, id blockID, m *mark) err
 
 // complete makes a block complete, and a head in the place of the heads it links
 // to. One that is being purged will not be there in their place: only those go that
-// are purged with it.
+// are purged with it. If the purge is cut off, the others stay heads until it is called
+// again, or until something is written on all of them, which does no harm.
 func (c *dagChange) complete(id blockID, m *mark, links []blockID) {
 	c.settle(id, &mark{state: complete, tip: m.tip})
 	c.completed = append(c.completed, id)
