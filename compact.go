@@ -68,6 +68,7 @@ type drop struct {
 	segments []segment   // of these
 	reader   briefReader
 	values   keptValues
+	pages    map[blockID]bool // blocks that stay, as they are pages too
 	done     Compaction
 	unread   error // of a page that could not be read
 
@@ -119,6 +120,10 @@ func (d *drop) dropBlocks(ctx context.Context) error {
 	if err := d.keepLosers(ctx); err != nil {
 		return err
 	}
+	var err error
+	if d.pages, err = d.pageIDs(ctx); err != nil {
+		return err
+	}
 	for r, err := range d.store.blockRows(ctx, d.store.keys.blocks, true) {
 		if err == nil {
 			err = d.addIf(ctx, r.id)
@@ -134,7 +139,7 @@ func (d *drop) dropBlocks(ctx context.Context) error {
 // is large enough.
 func (d *drop) addIf(ctx context.Context, id blockID) error {
 	in, err := d.store.inSegments(ctx, d.segments, id)
-	if err != nil || !in || d.values.staying[id] {
+	if err != nil || !in || d.values.staying[id] || d.pages[id] {
 		return err
 	}
 	m, err := d.store.markRow(ctx, id)

@@ -157,6 +157,7 @@
 //     pages, and makes them: the same for all replicas, bit for bit. treepage.go is how such
 //     a page is encoded, treeread.go reads them ahead, treecheck.go checks those of peers,
 //     treefold.go makes a tree from older ones.
+//   - pageblock.go keeps what is a page and a block as long as it is needed as either.
 //   - checkpoint.go is what is known of a checkpoint, in which states it can be, and
 //     checkpointrow.go how that is stored, and rowreader.go read. snapshotname.go is what
 //     its delta says. checkpoints.go is the table of all that are known, and overlay.go

@@ -80,9 +80,10 @@ type purge struct {
 	dagName   string
 	walk      traversal
 	found     map[blockID]*foundBlock
-	wants     []blockID // missing blocks that the DAG alone has wanted
-	segments  []segment // of checkpoints of the DAG that were held
-	names     removers  // nil: not known yet
+	wants     []blockID        // missing blocks that the DAG alone has wanted
+	segments  []segment        // of checkpoints of the DAG that were held
+	pages     map[blockID]bool // of those of other DAGs
+	names     removers         // nil: not known yet
 
 	checkpointer *checkpointer
 
@@ -144,6 +145,9 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 		return removed, err
 	}
 	if err := p.forgetSnapshots(ctx); err != nil {
+		return removed, err
+	}
+	if p.pages, err = p.checkpointer.pageIDs(ctx); err != nil {
 		return removed, err
 	}
 	n, err = p.forgetAll(ctx)
@@ -324,7 +328,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 		if err != nil {
 			return removed, err
 		}
-		n, err = p.blocks.removeAll(ctx, done)
+		n, err = p.blocks.removeAll(ctx, p.withoutPages(done))
 		if removed += n; err != nil {
 			return removed, err
 		}
@@ -401,8 +405,13 @@ func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []bl
 		p.wants = append(p.wants, wants...)
 		done = append(done, b.id)
 	}
-	c.dag.purged = done
+	c.dag.purged = p.withoutPages(done)
 	return done, nil
+}
+
+// withoutPages returns those of some blocks that may be removed.
+func (p *purge) withoutPages(ids []blockID) []blockID {
+	return slices.DeleteFunc(slices.Clone(ids), func(id blockID) bool { return p.pages[id] })
 }
 
 // forgetVersion removes a version as a tombstone would, but leaves a tombstone

@@ -118,7 +118,7 @@ func (j *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (nam
 			return nil, fmt.Errorf("%w: of checkpoint %s: %w", errNoPage, id.Cid(), err)
 		}
 	}
-	return slices.Collect(maps.Keys(own)), nil
+	return j.withoutBlocks(ctx, slices.Collect(maps.Keys(own)))
 }
 
 // eachPage calls f with each page of a checkpoint.

@@ -44,9 +44,13 @@ func (t *taker) removeFetched(ctx context.Context, cp *checkpoint) error {
 	if t.opts.KeepHistory == 0 {
 		return nil
 	}
+	pages, err := t.pageIDs(ctx)
+	if err != nil {
+		return err
+	}
 	for r, err := range t.coveredRows(ctx, cp, t.store.keys.queue) {
 		gone := false
-		if err == nil {
+		if err == nil && !pages[r.id] {
 			gone, err = t.store.isGone(ctx, r.id) // or it has been merged, and others may have to be told
 		}
 		if err == nil && gone {
