@@ -68,7 +68,7 @@ type drop struct {
 	segments []segment   // of these
 	reader   briefReader
 	values   keptValues
-	pages    map[blockID]bool // blocks that stay, as they are pages too
+	pages    map[blockID]bool // blocks that stay in the DAG service, as they are pages too
 	done     Compaction
 	unread   error // of a page that could not be read
 
@@ -139,7 +139,7 @@ func (d *drop) dropBlocks(ctx context.Context) error {
 // is large enough.
 func (d *drop) addIf(ctx context.Context, id blockID) error {
 	in, err := d.store.inSegments(ctx, d.segments, id)
-	if err != nil || !in || d.values.staying[id] || d.pages[id] {
+	if err != nil || !in || d.values.staying[id] {
 		return err
 	}
 	m, err := d.store.markRow(ctx, id)
@@ -195,7 +195,7 @@ func (d *drop) nameBlocks(ctx context.Context) error {
 		for _, id := range ids {
 			c.rows = append(c.rows, row{key: d.store.keys.block(id), remove: true})
 		}
-		c.rows = append(c.rows, row{key: d.store.keys.dropping, value: encodeIDs(ids)})
+		c.rows = append(c.rows, row{key: d.store.keys.dropping, value: encodeIDs(withoutPages(ids, d.pages))})
 		return nil
 	})
 	if err == nil {

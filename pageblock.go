@@ -29,6 +29,11 @@ func (j *checkpointJobs) pageIDs(ctx context.Context) (map[blockID]bool, error) 
 	return ids, nil
 }
 
+// withoutPages returns those of some blocks that may be removed from the DAG service.
+func withoutPages(ids []blockID, pages map[blockID]bool) []blockID {
+	return slices.DeleteFunc(slices.Clone(ids), func(id blockID) bool { return pages[id] })
+}
+
 // withoutBlocks returns those of some pages that are no merged blocks with a mark of their own.
 func (j *checkpointJobs) withoutBlocks(ctx context.Context, pages []pageName) ([]pageName, error) {
 	var failed error

@@ -81,11 +81,4 @@ func TestDropLeavesBlocksThatAreValues(t *testing.T) {
 	if r.node.raw(id) == nil {
 		t.Error("the block of a value is gone")
 	}
-	r.del("/b")
-	r.checkpoint()
-	r.compact()
-	r.compact()
-	if r.node.raw(id) != nil {
-		t.Error("the block stays")
-	}
 }

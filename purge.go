@@ -328,7 +328,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 		if err != nil {
 			return removed, err
 		}
-		n, err = p.blocks.removeAll(ctx, p.withoutPages(done))
+		n, err = p.blocks.removeAll(ctx, withoutPages(done, p.pages))
 		if removed += n; err != nil {
 			return removed, err
 		}
@@ -405,13 +405,8 @@ func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []bl
 		p.wants = append(p.wants, wants...)
 		done = append(done, b.id)
 	}
-	c.dag.purged = p.withoutPages(done)
+	c.dag.purged = withoutPages(done, p.pages)
 	return done, nil
-}
-
-// withoutPages returns those of some blocks that may be removed.
-func (p *purge) withoutPages(ids []blockID) []blockID {
-	return slices.DeleteFunc(slices.Clone(ids), func(id blockID) bool { return p.pages[id] })
 }
 
 // forgetVersion removes a version as a tombstone would, but leaves a tombstone

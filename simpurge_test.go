@@ -173,6 +173,17 @@ func (s *simulation) blocksOf(dagName string) map[blockID]bool {
 	return ids
 }
 
+// pages returns the ids of all pages of checkpoints: a corrupted message can make one a block.
+func (s *simulation) pages() map[blockID]bool {
+	all := make(map[blockID]bool)
+	for _, r := range s.replicas {
+		ids, err := r.checkpointer.pageIDs(ctx)
+		r.must(err)
+		maps.Copy(all, ids)
+	}
+	return all
+}
+
 // forget removes blocks from all nodes, also those of replicas that have left, and
 // from what is known to the simulation. The foreign writer gets them back, and
 // announces them, when the function that it returns is called.
@@ -182,10 +193,14 @@ func (s *simulation) forget(ids map[blockID]bool) (bringBack func()) {
 	s.lastWords = slices.DeleteFunc(s.lastWords, func(id blockID) bool { return ids[id] })
 	s.foreign.blocks = slices.DeleteFunc(s.foreign.blocks, isGone)
 	maps.DeleteFunc(s.acked, func(id blockID, _ bool) bool { return ids[id] })
+	pages := s.pages()
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
 	for _, node := range s.net.nodes {
-		maps.DeleteFunc(node.blocks, func(c cid.Cid, _ []byte) bool { id, err := blockIDOf(c); return err == nil && ids[id] })
+		maps.DeleteFunc(node.blocks, func(c cid.Cid, _ []byte) bool {
+			id, err := blockIDOf(c)
+			return err == nil && ids[id] && !pages[id]
+		})
 	}
 	return func() {
 		s.foreign.blocks = append(s.foreign.blocks, foreign...)
