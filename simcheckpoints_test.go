@@ -454,13 +454,16 @@ func (s *simulation) settle() {
 const maxPutOffs = 20
 
 // untilNextChore returns how long it is until some replica looks for something to do, as
-// far as any has planned to.
+// far as any has planned to, or is likely to have done what it does now.
 func (s *simulation) untilNextChore() (wait time.Duration) {
 	for _, r := range s.replicas {
 		c := r.checkpointer.chores
 		c.mu.Lock()
-		if next := c.next; !next.IsZero() {
-			wait = max(wait, time.Until(next)+time.Nanosecond)
+		switch {
+		case c.running: // it may wait for pages that do not come
+			wait = max(wait, pagePatience)
+		case !c.next.IsZero():
+			wait = max(wait, time.Until(c.next)+time.Nanosecond)
 		}
 		c.mu.Unlock()
 	}
