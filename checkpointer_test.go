@@ -97,6 +97,28 @@ func TestVainTakesLeaveTimeForOthers(t *testing.T) {
 	})
 }
 
+// A checkpoint that can be taken does not wait for all those below it that cannot, such as
+// honest ones of long ago that nobody holds any more.
+func TestVainTakesLetTheHighestBeTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, func(o *Options) { o.RebroadcastInterval, o.DAGSyncerTimeout = time.Minute, 5*time.Minute })
+		peer := net.node()
+		for i := range 30 { // the first one is wanted before any other is known
+			r.pendingCheckpoint(peer, i)
+		}
+		lost := idOf(unavailable(0))
+		s := &testSnapshot{links: []blockID{lost}, height: 1 << 41, cover: []blockID{lost}}
+		c := s.publish(t, peer)
+		r.node.deliver(announcement(c))
+		r.awaitMerged(c)
+		time.Sleep(3 * pagePatience)
+		if r.newestHeld() == nil {
+			t.Error("the highest checkpoint has not been taken")
+		}
+	})
+}
+
 // Who sends the pages of a snapshot one by one does not keep others from their jobs.
 func TestTricklingPagesMakeWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -35,11 +35,12 @@ func (s *simulation) decoder() *blockStore {
 // everything within an interval and its jitter, and a request that was made
 // before may take its time and a pause once more.
 // Of dropped blocks it takes a while to find out that they are nowhere, and so it does of
-// pages: those of a checkpoint that nobody else holds go with who has made it.
+// pages: those of a checkpoint that nobody else holds go with who has made it. In each of
+// three DAGs a replica may want such a one first, and another one next.
 func (s *simulation) patience() time.Duration {
 	p := 4*s.interval + 2*s.timeout + 5*time.Second
 	if s.snapshots {
-		p += 2 * pagePatience
+		p += 3 * 2 * pagePatience
 	}
 	if s.drops {
 		p += (maxAttempts+1)*(s.interval+s.timeout) + 2*maxSlowAge

@@ -284,7 +284,7 @@ func (t *taker) finishTake(ctx context.Context, cp *checkpoint) error {
 	if err != nil {
 		return err
 	}
-	t.vain = false
+	t.anyNext = false
 	t.repairer.stuck.Store(false) // until the next repair: this may have filled the gaps
 	return t.update(ctx, cp.id, func(now *commit, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {

@@ -47,7 +47,7 @@ type taker struct {
 	isWaitedFor func() bool // whether others wait for it
 	repairer    *repairer
 	putOff      map[blockID]putOff // checkpoints that could not be taken
-	vain        bool               // the last one could not
+	anyNext     bool               // the next one may be any, not the highest alone
 }
 
 // takeJob goes on with taking a checkpoint, or begins to take one.
@@ -77,12 +77,13 @@ func (t *taker) nextToTake(ctx context.Context) (next *checkpoint, err error) {
 }
 
 // isMoreUrgent compares checkpoints that are to be taken. After one that could not be taken
-// any will do: liars can always be higher.
+// any will do, once: liars can always be higher, and below an honest one there may be many
+// that nobody holds any more.
 func (t *taker) isMoreUrgent(cp, o *checkpoint) bool {
 	if cp.state != o.state {
 		return cp.state > o.state
 	}
-	return !t.vain && cp.tip.Height > o.tip.Height
+	return !t.anyNext && cp.tip.Height > o.tip.Height
 }
 
 // mayTake reports whether there is a reason to take a checkpoint that has been merged and
@@ -124,7 +125,7 @@ func (t *taker) putOffTaking(id blockID, why error) {
 	p.until = time.Now().Add(t.opts.RebroadcastInterval << p.times)
 	if !errors.Is(why, errWaitedFor) {
 		p.times = min(p.times+1, maxPutOff)
-		t.vain = true
+		t.anyNext = !t.anyNext
 	}
 	setIn(&t.putOff, id, p)
 }
