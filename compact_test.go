@@ -22,15 +22,19 @@ func (r *replica) compact() Compaction {
 	return done
 }
 
-// heldPages returns what the held checkpoints of a replica have in its DAG service.
-func (r *replica) heldPages() map[cid.Cid]bool {
+// heldPages returns what the held checkpoints of a replica have in its DAG service. One that
+// is swept meanwhile has it begin anew.
+func (r *replica) heldPages() (pages map[cid.Cid]bool) {
 	r.t.Helper()
-	pages := make(map[cid.Cid]bool)
-	for _, cp := range r.frontier.checkpoints() {
-		if cp.state.held() {
-			r.must(r.checkpointer.eachPage(ctx, cp, func(n pageName) { pages[n.Cid()] = true }))
+	waitFor(r.t, "the pages of all held checkpoints to be there", func() bool {
+		pages = make(map[cid.Cid]bool)
+		for _, cp := range r.frontier.checkpoints().held() {
+			if r.checkpointer.eachPage(ctx, cp, func(n pageName) { pages[n.Cid()] = true }) != nil {
+				return false
+			}
 		}
-	}
+		return true
+	})
 	return pages
 }
 
