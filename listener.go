@@ -55,6 +55,8 @@ func (l *listener) receive(data []byte) {
 	for _, h := range heads {
 		known, err := l.store.isKnown(l.ctx, h.id)
 		switch {
+		case l.ctx.Err() != nil: // it is being closed
+			return
 		case err != nil:
 			l.log.Errorf("looking up block %s: %s", h.id.Cid(), err)
 		case known:
@@ -68,7 +70,7 @@ func (l *listener) receive(data []byte) {
 	}
 	if len(unknown) > 0 {
 		l.fetcher.announce(unknown)
-		if err := l.passOver(unknown); err != nil {
+		if err := l.passOver(unknown); err != nil && l.ctx.Err() == nil {
 			l.log.Errorf("looking for announced blocks in covers: %s", err)
 		}
 	}
