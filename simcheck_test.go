@@ -27,6 +27,16 @@ func (s *simulation) block(id blockID) *block {
 	return b
 }
 
+// isMerePage reports whether what was made is a page that cannot be read as a block. A
+// corrupted message can announce one, which is refused.
+func (s *simulation) isMerePage(id blockID) bool {
+	s.net.mu.Lock()
+	raw := s.net.archive[id.Cid()]
+	s.net.mu.Unlock()
+	_, err := s.decoder().decode(id, raw)
+	return raw != nil && isFinal(err)
+}
+
 func (s *simulation) decoder() *blockStore {
 	return &blockStore{newDelta: newPBDelta, maxSize: 2 << 20}
 }

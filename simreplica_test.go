@@ -158,7 +158,7 @@ func (r *simReplica) look() (pairs map[string]string, early bool) {
 		}
 	}
 	for id, state := range states {
-		if state == refused && r.s.liar.forged(id) {
+		if state == refused && (r.s.liar.forged(id) || r.s.isMerePage(id)) {
 			delete(states, id)
 			continue
 		}
