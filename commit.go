@@ -133,7 +133,8 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 	}
 	now.dag = newDAGChange(c.store, c.frontier, &now.checkpoints, c.spread)
 	now.set.purge, now.dag.purge = c.purge, c.purge
-	now.set.mayHaveEarly, now.set.bound = c.mayHaveEarly, c.bound
+	now.set.mayHaveEarly = c.mayHaveEarly
+	now.set.bound = c.bound
 	now.dag.mayHaveSummed = c.mayHaveClaims
 	return now, nil
 }

@@ -144,7 +144,10 @@ func (b *pickyBatch) Commit(ctx context.Context) error {
 // A block that cannot be merged keeps none of its group out: all happens before any
 // is tried again.
 func TestBlockAtFaultFailsAlone(t *testing.T) {
-	damage := func(r *replica) { r.must(r.store.Put(ctx, r.Datastore.store.keys.record("/k50"), []byte("damaged"))) }
+	damage := func(r *replica) {
+		r.must(r.store.Put(ctx, r.Datastore.store.keys.record("/k50"), []byte("damaged")))
+		r.restart() // or it would know that there is no record
+	}
 	mend := func(r *replica) { r.must(r.store.Delete(ctx, r.Datastore.store.keys.record("/k50"))) }
 	nothing := func(*replica) {}
 	for name, fault := range map[string]struct {
