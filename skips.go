@@ -135,8 +135,8 @@ func (c *committer) recall(ctx context.Context) {
 	}
 	defer c.release()
 	for slot, t := range found {
-		here, err := c.store.Has(ctx, c.store.keys.block(t.id)) // or it has been purged meanwhile
-		if err == nil && here && !c.isCovered(ctx, t.id) {
+		m, err := c.store.markRow(ctx, t.id) // it may have been purged meanwhile, and have come again
+		if err == nil && m.state == complete && !c.purge.hides(t.id) && !c.isCovered(ctx, t.id) {
 			c.skips.note(slot.dagName, t.height, t.id)
 		}
 	}

@@ -1,15 +1,18 @@
 package crdt
 
 import (
+	"context"
 	"fmt"
 	"math/bits"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
+	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // With skip links a newcomer learns of old blocks early: it does not go down
@@ -56,6 +59,50 @@ func TestRecallFindsAllTargetsInFewReads(t *testing.T) {
 			if got, want := r.skipsOfHead(), len(skipHeights(uint64(h))); got != want {
 				t.Errorf("block %d has %d skip links, want %d", h, got, want)
 			}
+		}
+	})
+}
+
+// heldUpDAG holds up the first request for a block.
+type heldUpDAG struct {
+	localDAG
+	id   cid.Cid
+	held atomic.Bool
+	goOn chan struct{}
+}
+
+func (d *heldUpDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	if c == d.id && d.held.CompareAndSwap(false, true) {
+		<-d.goOn
+	}
+	return d.localDAG.Get(ctx, c)
+}
+
+// A block that is purged and comes again, without what is below it, while a start looks
+// for the targets of skip links, is none: a head of which it is said that all below it is
+// here must not be built on it.
+func TestRecallLeavesOutWhatHasBeenPurged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t)
+		for i := range 3 {
+			r.put("/k", fmt.Sprint(i))
+		}
+		top := r.head()
+		raw := r.node.raw(idOf(top))
+		service := &heldUpDAG{localDAG: localDAG{r.node}, id: top, goOn: make(chan struct{})}
+		r.reopenWith(service, nil)
+		synctest.Wait()
+		r.purgeDAG("", 3)
+		r.must(r.node.addRaw(top, raw))
+		b, err := r.Datastore.blocks.decode(idOf(top), raw)
+		r.must(err)
+		r.must(r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) }))
+		close(service.goOn)
+		synctest.Wait()
+		r.must(r.committer.acquire(ctx))
+		defer r.committer.release()
+		if len(r.committer.skips) > 0 {
+			t.Errorf("targets of skip links: %v", r.committer.skips)
 		}
 	})
 }
