@@ -256,7 +256,7 @@ func TestPurgeEndsACompaction(t *testing.T) {
 	r.overwrite(0, 3)
 	covered := r.head()
 	r.checkpoint()
-	gate := &gatedDAG{testNode: r.node, of: covered, open: make(chan struct{})}
+	gate := &gatedDAG{DAGService: r.node, of: covered, open: make(chan struct{})}
 	r.reopenWith(gate, nil)
 	compacted, purged := make(chan error), make(chan error)
 	go func() { _, err := r.Compact(ctx); compacted <- err }()

@@ -335,7 +335,7 @@ func cutOffCompact(t *testing.T, at int, plain bool) bool {
 
 // A gatedDAG lets the first request for a block wait.
 type gatedDAG struct {
-	*testNode
+	ipld.DAGService
 	of      cid.Cid
 	waiting atomic.Bool
 	open    chan struct{}
@@ -345,7 +345,7 @@ func (d *gatedDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
 	if c == d.of && d.waiting.CompareAndSwap(false, true) {
 		<-d.open
 	}
-	return d.testNode.Get(ctx, c)
+	return d.DAGService.Get(ctx, c)
 }
 
 // A block stays as long as somebody is about to read a value from it, that found none in
@@ -357,7 +357,7 @@ func TestCompactWaitsForReadersOfValues(t *testing.T) {
 		old := r.head()
 		r.put("/k", "new")
 		r.untidyCheckpoint() // or it would remove the old one
-		gate := &gatedDAG{testNode: r.node, of: old, open: make(chan struct{})}
+		gate := &gatedDAG{DAGService: r.node, of: old, open: make(chan struct{})}
 		r.reopenWith(gate, nil)
 		removed := make(chan error)
 		go func() { removed <- r.tryRemoveWinner("/k") }()

@@ -1,18 +1,15 @@
 package crdt
 
 import (
-	"context"
 	"fmt"
 	"math/bits"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
 	"github.com/ipfs/go-ds-crdt/pb"
-	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // With skip links a newcomer learns of old blocks early: it does not go down
@@ -63,21 +60,6 @@ func TestRecallFindsAllTargetsInFewReads(t *testing.T) {
 	})
 }
 
-// heldUpDAG holds up the first request for a block.
-type heldUpDAG struct {
-	localDAG
-	id   cid.Cid
-	held atomic.Bool
-	goOn chan struct{}
-}
-
-func (d *heldUpDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
-	if c == d.id && d.held.CompareAndSwap(false, true) {
-		<-d.goOn
-	}
-	return d.localDAG.Get(ctx, c)
-}
-
 // A block that is purged and comes again, without what is below it, while a start looks
 // for the targets of skip links, is none: a head of which it is said that all below it is
 // here must not be built on it.
@@ -89,15 +71,15 @@ func TestRecallLeavesOutWhatHasBeenPurged(t *testing.T) {
 		}
 		top := r.head()
 		raw := r.node.raw(idOf(top))
-		service := &heldUpDAG{localDAG: localDAG{r.node}, id: top, goOn: make(chan struct{})}
-		r.reopenWith(service, nil)
+		gate := &gatedDAG{DAGService: localDAG{r.node}, of: top, open: make(chan struct{})}
+		r.reopenWith(gate, nil)
 		synctest.Wait()
 		r.purgeDAG("", 3)
 		r.must(r.node.addRaw(top, raw))
 		b, err := r.Datastore.blocks.decode(idOf(top), raw)
 		r.must(err)
 		r.must(r.committer.do(ctx, func(c *commit) error { return c.merge(ctx, b) }))
-		close(service.goOn)
+		close(gate.open)
 		synctest.Wait()
 		r.must(r.committer.acquire(ctx))
 		defer r.committer.release()
