@@ -32,13 +32,13 @@ type committer struct {
 	turn chan struct{} // holds one token; whoever takes it may commit
 
 	// Owned by the holder of the turn:
-	stale             bool    // a write failed, and the store must be looked at again
-	unsure            *commit // the one whose write failed: it may have been made
-	mayHaveTombstones bool    // in the store
-	mayHaveEarly      bool    // versions whose blocks are not merged: a take has begun some time
-	mayHaveClaims     bool    // in the store, or rows of what summaries sum up
-	fewer             bool    // some of these rows have gone since they were looked for
-	bound             keyBound
+	stale             bool      // a write failed, and the store must be looked at again
+	unsure            *commit   // the one whose write failed: it may have been made
+	mayHaveTombstones bool      // in the store
+	mayHaveEarly      bool      // versions whose blocks are not merged: a take has begun some time
+	mayHaveClaims     bool      // in the store, or rows of what summaries sum up
+	fewer             bool      // some of these rows have gone since they were looked for
+	bound             keyBound  // of the keys that have records in it
 	untold            []blockID // settled blocks with queue rows, whose parents have still to be told
 	unread            bool      // there are more of these than find a place
 	spread            int       // maxSpread, but for tests

@@ -16,7 +16,7 @@ type keyBound struct {
 // keyBound finds out whether there are any records. No key is empty.
 func (s *rowStore) keyBound(ctx context.Context) (keyBound, error) {
 	any, err := s.hasAny(ctx, s.keys.records)
-	return keyBound{known: !any && err == nil}, err
+	return keyBound{known: !any}, err
 }
 
 // excludes reports whether it is known that a key has no record.
@@ -30,4 +30,12 @@ func (b *keyBound) raise(touched []*keyChange) {
 	for _, k := range touched {
 		b.key = max(b.key, k.key)
 	}
+}
+
+// loadKey reads the record of a key, unless it is known that there is none.
+func (c *setChange) loadKey(ctx context.Context, key string) (*keyChange, error) {
+	if c.bound.excludes(key) {
+		return newKeyChange(key), nil
+	}
+	return c.store.loadKey(ctx, key)
 }

@@ -30,8 +30,7 @@ type setChange struct {
 
 	claims map[blockID]map[string]claimNow // by the block they are about, and the key
 
-	bound keyBound
-
+	bound                            keyBound
 	mayHaveTombstones, mayHaveClaims bool // rows of these may be in the store
 	mayHaveEarly                     bool // and versions whose blocks are not merged
 }
@@ -204,14 +203,6 @@ func keysBy[V any](all []V, key func(V) string) []string {
 		keys[i] = key(v)
 	}
 	return keys
-}
-
-// loadKey reads the record of a key, unless it is known that there is none.
-func (c *setChange) loadKey(ctx context.Context, key string) (*keyChange, error) {
-	if c.bound.excludes(key) {
-		return newKeyChange(key), nil
-	}
-	return c.store.loadKey(ctx, key)
 }
 
 // loadKey reads the record of a key.
