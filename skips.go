@@ -135,6 +135,9 @@ func (c *committer) recall(ctx context.Context) {
 	}
 	defer c.release()
 	for slot, t := range found {
+		if t.height <= c.skips[slot].height {
+			continue // one has been noted since the start
+		}
 		m, err := c.store.markRow(ctx, t.id) // it may have been purged meanwhile, and have come again
 		if err == nil && m.state == complete && !c.purge.hides(t.id) && !c.isCovered(ctx, t.id) {
 			c.skips.note(slot.dagName, t.height, t.id)
