@@ -165,14 +165,7 @@ func (d *drop) remove(ctx context.Context) error {
 	if len(d.ids) == 0 {
 		return nil
 	}
-	err := d.nameBlocks(ctx)
-	if err == nil {
-		err = d.store.Sync(ctx, d.store.keys.namespace)
-	}
-	if err == nil {
-		err = d.blocks.valueReads.wait(ctx)
-	}
-	if err != nil {
+	if err := d.nameBlocks(ctx); err != nil {
 		return err
 	}
 	removed, err := d.finishBlocks(ctx)
@@ -225,14 +218,21 @@ func (j *checkpointJobs) finishDrop(ctx context.Context) error {
 	return err
 }
 
-// finishBlocks removes the blocks that the row /w/dropping names, and then the row.
+// finishBlocks removes the blocks that the row /w/dropping names, and then the row. Whoever
+// wrote that may have been cut off before the store was synced.
 func (j *checkpointJobs) finishBlocks(ctx context.Context) (removed int, err error) {
 	key := j.store.keys.dropping
 	ids, found, err := j.store.idsIn(ctx, key)
 	if err != nil || !found {
 		return 0, err
 	}
-	if removed, err = j.blocks.removeAll(ctx, ids); err != nil {
+	if err = j.store.Sync(ctx, j.store.keys.namespace); err == nil {
+		err = j.blocks.valueReads.wait(ctx)
+	}
+	if err == nil {
+		removed, err = j.blocks.removeAll(ctx, ids)
+	}
+	if err != nil {
 		return removed, err
 	}
 	return removed, j.committer.do(ctx, func(now *commit) error {

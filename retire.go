@@ -83,9 +83,6 @@ func (j *checkpointJobs) sweep(ctx context.Context) (done Compaction, err error)
 		now.namePages(pages)
 		return nil
 	})
-	if err == nil {
-		err = j.store.Sync(ctx, j.store.keys.namespace) // or nobody could tell any more which pages these are
-	}
 	if err != nil {
 		return Compaction{}, err
 	}
@@ -165,8 +162,15 @@ func (c *commit) namePages(names []pageName) {
 }
 
 // finishPages removes the pages that rows name, and the rows of segments that are used no
-// more.
+// more. The store is synced before: whoever wrote these rows may have been cut off, and pages
+// that are gone must not be those of a checkpoint that a power cut brings back.
 func (j *checkpointJobs) finishPages(ctx context.Context) error {
+	if any, err := j.store.hasAny(ctx, j.store.keys.toSweep); !any || err != nil {
+		return err
+	}
+	if err := j.store.Sync(ctx, j.store.keys.namespace); err != nil {
+		return err
+	}
 	var rows []row
 	for e, err := range j.store.rowsOf(ctx, j.store.keys.toSweep, 1, false) {
 		if err == nil {
