@@ -6,9 +6,12 @@ import (
 	"maps"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	cid "github.com/ipfs/go-cid"
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-ds-crdt/pb"
 	ipld "github.com/ipfs/go-ipld-format"
 )
 
@@ -80,4 +83,37 @@ func TestCompactSyncsBeforeItRemoves(t *testing.T) {
 			r.checkDropped(c.Cid)
 		}
 	}
+}
+
+// A block stays as long as the merger is about to read a value from it, too: nothing says how
+// long a request takes for what is nowhere.
+func TestCompactWaitsForTheMerger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, func(o *Options) { o.DAGSyncerTimeout = 0 })
+		r.put("/k", "old")
+		old := r.head()
+		r.put("/k", "new")
+		winner := r.head()
+		r.untidyCheckpoint() // or it would remove the old one
+		gate := &gatedDAG{DAGService: r.node, of: old, open: make(chan struct{})}
+		r.reopenWith(gate, nil)
+		c := r.offer(net.node(), &pb.Delta{Priority: 10, Tombstones: []*pb.Element{tombstoneOf(t, "/k", winner)}})
+		synctest.Wait() // it reads the old value
+		if !gate.waiting.Load() {
+			t.Fatal("nobody reads")
+		}
+		compacted := make(chan error)
+		go func() { _, err := r.Compact(ctx); compacted <- err }()
+		synctest.Wait()
+		close(gate.open)
+		r.must(<-compacted)
+		time.Sleep(time.Hour)
+		if s := r.state(c); s != complete {
+			t.Errorf("the block is %d after an hour", s)
+		}
+		if got := r.get("/k"); got != "old" {
+			t.Errorf("Get: %q", got)
+		}
+	})
 }

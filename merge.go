@@ -226,6 +226,7 @@ func (m *merger) mergePart(a *arrival, needed map[string]bool) error {
 // readValues reads losing versions that a block uncovers, and has the block brought
 // again. It is not kept meanwhile: that may take long.
 func (m *merger) readValues(b *missingBlock, missing missingValues, known map[versionName]*loser) {
+	defer m.committer.blocks.valueReads.begin()()
 	values, err := m.committer.blocks.someValues(m.ctx, missing, known, m.committer.uncovers)
 	if err != nil {
 		m.log.Warnf("merging block %s needs an older one: %s", b.id.Cid(), err)

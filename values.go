@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,9 +107,12 @@ func (s *blockStore) values(ctx context.Context, names []versionName, known map[
 // came from a peer, or those of one key.
 const maxValueBytes = 1 << 20
 
+// errKept says that a value has been kept, and its block dropped, since it was missing.
+var errKept = errors.New("crdt: a value is in the store by now: begin anew")
+
 // someValues reads versions as values does, those of one key after the other, until
 // all that are known of their keys take more than a limit. Of each key it holds the
-// best value alone: there may be any number of them.
+// best value alone: there may be any number of them. It is called amid a read of values.
 func (s *blockStore) someValues(ctx context.Context, names missingValues, known map[versionName]*loser, limit int) (map[versionName]*loser, error) {
 	read, needed := make(bestValues), names.keys()
 	for n, l := range known {
@@ -124,6 +128,9 @@ func (s *blockStore) someValues(ctx context.Context, names missingValues, known 
 		}
 		if _, ok := read[n]; ok {
 			continue
+		}
+		if gone, err := s.marks.isGone(ctx, n.id); gone || err != nil {
+			return nil, cmp.Or(err, errKept)
 		}
 		found, err := s.values(ctx, byBlock[n.id], nil)
 		if err != nil {
