@@ -117,3 +117,28 @@ func TestCompactWaitsForTheMerger(t *testing.T) {
 		}
 	})
 }
+
+// Datastores of different topics may share a DAG service. The page of an empty snapshot is the
+// same for all.
+func TestCompactLeavesTheEmptyPageOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dag := newTestNet().node()
+		var sharing []*replica
+		for range 2 {
+			r := newTestNet().newReplica(t)
+			r.node.net.mu.Lock()
+			r.node.blocks = dag.blocks
+			r.node.net.mu.Unlock()
+			r.put("/k", "v")
+			r.del("/k")
+			r.checkpoint()
+			r.compact()
+			sharing = append(sharing, r)
+		}
+		for _, r := range sharing {
+			r.put("/k", "v")
+			r.checkpoint() // rests on the empty one
+			r.compact()
+		}
+	})
+}

@@ -106,6 +106,9 @@ func (j *checkpointJobs) pagesOfNone(ctx context.Context, some checkpoints) (nam
 		if err != nil && !cp.neverHeld() {
 			j.log.Warnf("some pages of checkpoint %s may stay, as others are lost: %s", id.Cid(), err)
 		}
+		if cp.snapshot.entries == 0 { // the only page that has no ids: other datastores may have put it there, too
+			delete(own, pageName{id: cp.snapshot.versions})
+		}
 	}
 	for id, cp := range j.committer.frontier.checkpoints() {
 		if some[id] != nil || !cp.hasPages() {
