@@ -18,18 +18,27 @@ import (
 // A block may be lost: as the datastore was put back to an older copy, for example, or
 // the DAG service was. What it gave to losers is in the snapshot. If pages of that are lost,
 // too, the block stays, as it may be found again.
+//
+// A loser that is neither in its block nor in a snapshot goes. Rows of the old module and
+// repairs by hand may leave such. Once the block was gone, who removes the winner would look
+// for the value for ever.
 
 // A versionOf is a version with its key.
 type versionOf struct {
 	key string
 	version
+	none bool // there is none: the block gives nothing to the key
+}
+
+func noVersion(n versionName) versionOf {
+	return versionOf{key: n.key, version: version{id: n.id}, none: true}
 }
 
 // keptValues are what a drop knows of the values to keep.
 type keptValues struct {
 	next    []versionOf          // to be kept by the next commit
 	bytes   int                  // in these
-	lost    map[versionName]bool // whose blocks cannot be read
+	lost    map[versionName]bool // whose blocks cannot be read, or do not have them; false: found in a snapshot
 	staying map[blockID]bool     // blocks of such that are not in a snapshot that can be read
 }
 
@@ -95,7 +104,7 @@ func (d *drop) keepSome(ctx context.Context, some []versionName) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			err = d.lose(ctx, names)
+			err = d.lose(ctx, names...)
 		default:
 			err = d.keepValues(ctx, b.versions(), names)
 		}
@@ -108,16 +117,20 @@ func (d *drop) keepSome(ctx context.Context, some []versionName) error {
 
 func (d *drop) keepValues(ctx context.Context, versions map[string]*loser, names []versionName) error {
 	for _, n := range names {
+		var err error
 		if l := versions[n.key]; l != nil {
-			if err := d.keepValue(ctx, versionOf{n.key, l.version}); err != nil {
-				return err
-			}
+			err = d.keepValue(ctx, versionOf{key: n.key, version: l.version})
+		} else {
+			err = d.lose(ctx, n)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// keepValue has the store keep a value, in a commit of bounded size.
+// keepValue has the store keep the value of a loser, in a commit of bounded size.
 func (d *drop) keepValue(ctx context.Context, v versionOf) error {
 	kept := &d.values
 	kept.next = append(kept.next, v)
@@ -149,7 +162,8 @@ func (d *drop) flushKept(ctx context.Context) error {
 	return err
 }
 
-// keepLosing stores the value of a version, if it is live and loses.
+// keepLosing stores the value of a version, if it is live and loses. If there is no such
+// version, it removes the loser.
 func (c *setChange) keepLosing(ctx context.Context, v versionOf) error {
 	k, err := c.load(ctx, v.key)
 	if err != nil || k.wonBy(v.id) || !k.mayHaveLosers {
@@ -158,6 +172,10 @@ func (c *setChange) keepLosing(ctx context.Context, v versionOf) error {
 	l, err := c.find(ctx, k, v.id)
 	if err != nil || l == nil || l.keepValue {
 		return err
+	}
+	if v.none {
+		k.remove(v.id)
+		return nil
 	}
 	v.keepValue = true
 	k.setLoser(v.id, &loser{version: v.version, hasValue: true})
@@ -192,8 +210,8 @@ func (c *setChange) keepCovered(ctx context.Context, purged []segment) error {
 	return nil
 }
 
-// lose notes losers of a block that cannot be read.
-func (d *drop) lose(ctx context.Context, names []versionName) error {
+// lose notes losers of a block that cannot be read, or does not have them.
+func (d *drop) lose(ctx context.Context, names ...versionName) error {
 	for _, n := range names {
 		setIn(&d.values.lost, n, true)
 	}
@@ -203,7 +221,7 @@ func (d *drop) lose(ctx context.Context, names []versionName) error {
 	return d.keepLost(ctx)
 }
 
-// keepLost keeps the values of losers whose blocks are lost.
+// keepLost keeps the values of losers that were not found in their blocks.
 func (d *drop) keepLost(ctx context.Context) error {
 	lost := d.values.lost
 	if d.values.lost = nil; len(lost) == 0 {
@@ -223,17 +241,35 @@ func (d *drop) keepLost(ctx context.Context) error {
 	return nil
 }
 
+// keepFromSnapshots keeps the values of lost losers, and then removes those that no snapshot
+// has: of these nothing may depend on a value that is still to be kept.
 func (d *drop) keepFromSnapshots(ctx context.Context, lost map[versionName]bool) error {
 	coming, end := d.blocks.whilePagesCome(ctx, nil)
 	defer end()
 	for _, cp := range d.below {
 		for e, err := range d.blocks.treeEntries(coming, cp.snapshot.tree(), 0) {
-			if err == nil && !e.tombstone && lost[versionName{e.key, e.id}] {
-				err = d.keepValue(ctx, e.versionOf())
-			}
 			if err != nil {
 				return err
 			}
+			n := versionName{e.key, e.id}
+			if e.tombstone || !lost[n] {
+				continue
+			}
+			lost[n] = false
+			if err := d.keepValue(ctx, e.versionOf()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := d.flushKept(ctx); err != nil {
+		return err
+	}
+	for n, missing := range lost {
+		if !missing {
+			continue
+		}
+		if err := d.keepValue(ctx, noVersion(n)); err != nil {
+			return err
 		}
 	}
 	return d.flushKept(ctx)

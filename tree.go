@@ -30,7 +30,7 @@ type entry struct {
 }
 
 func (e *entry) versionOf() versionOf {
-	return versionOf{e.key, version{id: e.id, priority: e.priority, value: e.value}}
+	return versionOf{key: e.key, version: version{id: e.id, priority: e.priority, value: e.value}}
 }
 
 // A storedValue is a value that stands in a raw page of its own.
