@@ -487,8 +487,8 @@
 //     garbage collector of the DAG service must leave them alone. A Delete removes a
 //     key's losers, and so does a Put with Options.SupersedingPuts.
 //   - What was fetched below a checkpoint before this came to be taken, and not merged, is
-//     removed once it is held if Options.KeepHistory is set. Otherwise it stays, also when
-//     Compact is called.
+//     removed once it is held if Options.KeepHistory is set, but for what had been announced
+//     and nothing links to. Otherwise it stays, also when Compact is called.
 //   - What has come of the pages of a checkpoint that was never held, as a fold or a take of
 //     it was given up or it is void, stays. A value of more than 64 KiB is a page of its own,
 //     a raw block: it goes with the last checkpoint that has it, also if something else

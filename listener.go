@@ -54,6 +54,10 @@ func (l *listener) receive(data []byte) {
 	var unknown []announced
 	for _, h := range heads {
 		known, err := l.store.isKnown(l.ctx, h.id)
+		hidden := false
+		if err == nil && !known {
+			hidden, err = l.store.hiddenBy(l.ctx, l.frontier.checkpoints(), h.id)
+		}
 		switch {
 		case l.ctx.Err() != nil: // it is being closed
 			return
@@ -61,6 +65,7 @@ func (l *listener) receive(data []byte) {
 			l.log.Errorf("looking up block %s: %s", h.id.Cid(), err)
 		case known:
 			l.announcer.sawHead(h.id)
+		case hidden: // nobody could tell later that it is here
 		default:
 			if len(h.raw) > 0 {
 				h.arrival = l.fetcher.open(h.id, h.raw)
