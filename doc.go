@@ -437,7 +437,7 @@
 //     blocks are read that another one covers (verify.go). To remove losers, and in a
 //     take, it is kept in mind of up to 64 Ki blocks of which DAG they are (dagof.go). A
 //     drop reads the values of up to 16 Ki losers at a time, and keeps in mind up to 64 Ki
-//     whose blocks are lost (keeplosers.go).
+//     whose blocks are lost, or 16 MiB of their keys (keeplosers.go).
 //   - 256 checkpoints are known of which nothing is made, with up to 1,024 links each
 //     (checkpoints.go). Of those that are held stay, in each DAG, those that no other one
 //     covers, those that only such a one covers, and while history is kept some 9 older

@@ -36,10 +36,11 @@ func noVersion(n versionName) versionOf {
 
 // keptValues are what a drop knows of the values to keep.
 type keptValues struct {
-	next    []versionOf          // to be kept by the next commit
-	bytes   int                  // in these
-	lost    map[versionName]bool // whose blocks cannot be read, or do not have them; false: found in a snapshot
-	staying map[blockID]bool     // blocks of such that are not in a snapshot that can be read
+	next     []versionOf          // to be kept by the next commit
+	bytes    int                  // in these
+	lost     map[versionName]bool // whose blocks cannot be read, or do not have them; false: found in a snapshot
+	lostKeys int                  // bytes of their keys
+	staying  map[blockID]bool     // blocks of such that are not in a snapshot that can be read
 }
 
 // What one commit of a drop looks at, at most, as writes wait for it; and how many losers
@@ -50,6 +51,7 @@ const (
 	maxReadLosers   = 16 << 10
 	maxReadBytes    = 4 << 20 // of their keys
 	maxLost         = 64 << 10
+	maxLostBytes    = 16 << 20 // of their keys
 )
 
 // keepLosers keeps the values of live versions that stand in covered blocks alone.
@@ -214,8 +216,9 @@ func (c *setChange) keepCovered(ctx context.Context, purged []segment) error {
 func (d *drop) lose(ctx context.Context, names ...versionName) error {
 	for _, n := range names {
 		setIn(&d.values.lost, n, true)
+		d.values.lostKeys += len(n.key)
 	}
-	if len(d.values.lost) < d.committer.most(maxLost) {
+	if len(d.values.lost) < d.committer.most(maxLost) && d.values.lostKeys < maxLostBytes {
 		return nil
 	}
 	return d.keepLost(ctx)
@@ -224,7 +227,7 @@ func (d *drop) lose(ctx context.Context, names ...versionName) error {
 // keepLost keeps the values of losers that were not found in their blocks.
 func (d *drop) keepLost(ctx context.Context) error {
 	lost := d.values.lost
-	if d.values.lost = nil; len(lost) == 0 {
+	if d.values.lost, d.values.lostKeys = nil, 0; len(lost) == 0 {
 		return nil
 	}
 	err := d.keepFromSnapshots(ctx, lost)

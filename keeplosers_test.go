@@ -1,6 +1,8 @@
 package crdt
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -87,5 +89,20 @@ func TestDropKeepsLosersThatCannotBeJudged(t *testing.T) {
 	r.removeWinner("/k")
 	if got := r.get("/k"); got != "loser" {
 		t.Errorf("Get: %q", got)
+	}
+}
+
+// Losers that are kept in mind may have keys of any length.
+func TestLostLosersAreHeldWithinBounds(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	r.put("/k", "v")
+	r.checkpoint()
+	d := r.checkpointer.newDrop(r.frontier.checkpoints().held())
+	long := strings.Repeat("k", MaxKeyLength/2)
+	for i := range 3 * maxLostBytes / len(long) {
+		r.must(d.lose(ctx, versionName{fmt.Sprint("/", i, long), testID(i)}))
+		if held := len(d.values.lost) * len(long); held > maxLostBytes {
+			t.Fatalf("%d bytes are held", held)
+		}
 	}
 }
