@@ -174,6 +174,31 @@ func TestFalseCheckpointsTakeAShare(t *testing.T) {
 	})
 }
 
+// A true checkpoint does not wait for all false ones below it.
+func TestVainChecksLetTheHighestBeChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		liar, r := net.node(), net.newReplica(t, silent)
+		r.overwrite(0, 5)
+		name := r.sound().snapshot
+		net.mu.Lock()
+		net.delay = time.Second // so that all are there once the first has been checked
+		net.mu.Unlock()
+		links := []cid.Cid{r.head()}
+		for i := range 30 {
+			name.entries++
+			r.awaitMerged(r.offer(liar, &pb.Delta{Priority: uint64(100 + i), Checkpoint: name.message()}, links...))
+		}
+		r.node.deliver(announcement(r.snapshot("").publish(t, liar)))
+		for begun := time.Now(); r.newestHeld() == nil && time.Since(begun) < time.Hour; {
+			time.Sleep(time.Second)
+		}
+		if n := r.InternalStats(ctx).VoidCheckpoints; r.newestHeld() == nil || n > 5 {
+			t.Errorf("%d false ones were checked first", n)
+		}
+	})
+}
+
 // A checkpoint that is due waits for one of a peer, but not for ever.
 func TestCheckpointOfAPeerIsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

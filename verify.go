@@ -20,10 +20,10 @@ type verifier struct {
 	isWaitedFor func() bool           // whether others wait for it
 	undecided   map[blockID]time.Time // checkpoints that could not be checked, and when one was held last then
 	rest        time.Time             // until when none is checked, as some were in vain
-	vain        bool                  // the last one was checked in vain
+	anyNext     bool                  // the next one may be any, not the highest alone
 }
 
-// verifyNext checks the highest checkpoint that may be checked, and after one in vain any.
+// verifyNext checks the next checkpoint.
 func (v *verifier) verifyNext(ctx context.Context) (did bool, err error) {
 	cp, err := v.nextToVerify(ctx)
 	if cp == nil || err != nil {
@@ -33,14 +33,14 @@ func (v *verifier) verifyNext(ctx context.Context) (did bool, err error) {
 }
 
 // nextToVerify returns the highest checkpoint that may be checked. After one that was checked
-// in vain it returns any: liars can always be higher.
+// in vain any will do, once: liars can always be higher, and there may be many of them below.
 func (v *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err error) {
 	if !v.chores.isTime(v.rest) {
 		return nil, nil
 	}
 	known := v.committer.frontier.checkpoints()
 	for _, cp := range known {
-		if next != nil && (v.vain || cp.isWorth(next) < 0) {
+		if next != nil && (v.anyNext || cp.isWorth(next) < 0) {
 			continue
 		}
 		switch may, err := v.mayVerify(ctx, known, cp); {
@@ -114,7 +114,8 @@ func (v *verifier) verify(ctx context.Context, cp *checkpoint) error {
 		return err
 	}
 	now := v.checkpoint(cp.id)
-	if v.vain = now == nil || !now.state.held(); v.vain {
+	vain := now == nil || !now.state.held()
+	if v.anyNext = vain && !v.anyNext; vain {
 		v.rest = time.Now().Add(restShare * time.Since(begun))
 	}
 	if err == nil {
