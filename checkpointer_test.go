@@ -199,6 +199,36 @@ func TestVainChecksLetTheHighestBeChecked(t *testing.T) {
 	})
 }
 
+// The pause after a check in vain follows from how long that took, but only so far: a peer
+// may be slow on purpose.
+func TestPauseAfterALongCheckIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r, peer := net.newReplica(t, silent), net.node()
+		c := r.offer(peer, putDelta(1, "/k", "v"))
+		for i := range 110 { // without skip links
+			c = r.offer(peer, putDelta(uint64(i+2), "/k", "v"), c)
+		}
+		r.awaitMerged(c)
+		name := r.sound().snapshot
+		name.entries++
+		net.mu.Lock()
+		net.delay = foldPatience - time.Second
+		net.mu.Unlock()
+		r.awaitMerged(r.forgeCheckpoint(peer, name).Cid)
+		begun := time.Now()
+		for r.InternalStats(ctx).VoidCheckpoints == 0 && time.Since(begun) < time.Hour {
+			time.Sleep(time.Second)
+		}
+		took := time.Since(begun)
+		time.Sleep(time.Minute) // it sweeps what it has folded
+		synctest.Wait()
+		if pause := time.Until(r.checkpointer.rest); took*restShare < maxRest || pause <= 0 || pause > maxRest {
+			t.Errorf("the check took %s, and the pause takes %s", took, pause)
+		}
+	})
+}
+
 // A checkpoint that is due waits for one of a peer, but not for ever.
 func TestCheckpointOfAPeerIsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -443,12 +443,12 @@
 //     covers, those that only such a one covers, and while history is kept some 9 older
 //     ones (thinout.go).
 //   - After a check in vain, as of a false checkpoint, none begins for three times as long
-//     as it took. So it is a quarter of the time that liars can have a replica fold, and
-//     what it makes and drops itself does not wait (verify.go). Pages are waited for as
-//     long as some come within 30 seconds, and no longer than that if there is anything
-//     else to do for the checkpointer (pagepatience.go). A checkpoint that could not be
-//     taken is put off for Options.RebroadcastInterval, and twice as long each time up to
-//     64 times (takepolicy.go).
+//     as it took, up to half an hour. So it is a quarter of the time that liars can have a
+//     replica fold, unless one fold takes more than ten minutes, and what it makes and drops
+//     itself does not wait (verify.go). Pages are waited for as long as some come within 30
+//     seconds, and no longer than that if there is anything else to do for the checkpointer
+//     (pagepatience.go). A checkpoint that could not be taken is put off for
+//     Options.RebroadcastInterval, and twice as long each time up to 64 times (takepolicy.go).
 //   - The ids in small segments of covers are kept in memory, up to 64 Ki in all, 1 MiB.
 //     To look for a block that is not known reads a row of each larger one, mostly of
 //     some 4 KiB (coverindex.go). Whoever reads a cover reads up to 8 pages of 256 KiB of

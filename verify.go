@@ -116,7 +116,7 @@ func (v *verifier) verify(ctx context.Context, cp *checkpoint) error {
 	now := v.checkpoint(cp.id)
 	vain := now == nil || !now.state.held()
 	if v.anyNext = vain && !v.anyNext; vain {
-		v.rest = time.Now().Add(restShare * time.Since(begun))
+		v.rest = time.Now().Add(min(restShare*time.Since(begun), maxRest))
 	}
 	if err == nil {
 		return nil
@@ -133,8 +133,12 @@ func (v *verifier) verify(ctx context.Context, cp *checkpoint) error {
 }
 
 // restShare is how many times as long as a check in vain none is begun: whatever liars
-// send, it takes a quarter of the time.
-const restShare = 3
+// send, it takes a quarter of the time. One of more than ten minutes has mostly waited for
+// pages: it is not to keep all others from being checked for hours.
+const (
+	restShare = 3
+	maxRest   = 30 * time.Minute
+)
 
 func (v *verifier) check(ctx context.Context, cp *checkpoint) error {
 	f, err := v.refold(ctx, cp)
