@@ -74,7 +74,7 @@ func (all checkpoints) anyToCome(dagName string) bool {
 		switch {
 		case cp.state.held():
 			held = max(held, cp.tip.Height)
-		case cp.state <= checkpointTaking && !cp.disputed:
+		case cp.state <= checkpointTaking:
 			coming = max(coming, cp.tip.Height)
 		}
 	}

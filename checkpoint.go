@@ -15,7 +15,6 @@ type checkpoint struct {
 	since    time.Time // when it came to be so
 	segments []segment // of its cover
 	taken    bool      // it was taken, or folded on one that was: no own fold has proved it
-	disputed bool      // it is one of two that contradict each other, one of which was taken
 
 	// Of one that is being taken:
 	done     uint64 // how many entries have been added, also of one that was left
@@ -30,7 +29,7 @@ const (
 	checkpointTaking                         // no block of its cover is fetched or merged from now on
 	checkpointTold                           // held, and those that wait for its cover have still to be told
 	checkpointHeld                           // its cover counts as marks
-	checkpointVoid                           // its snapshot is malformed, or not what its links say
+	checkpointVoid                           // its snapshot is malformed, or not what is folded here of its links
 	checkpointRetired                        // nothing rests on it any more: its pages and segments are to be swept
 	checkpointPurged                         // its DAG is being purged: what it has brought is being forgotten
 

@@ -230,7 +230,7 @@ var checkpointRows = []*checkpoint{
 	{state: checkpointVoid, tip: HeadValue{Height: maxPriority, DAGName: "d"}, snapshot: someSnapshot, links: []blockID{testID(1), testID(2)}},
 	{state: checkpointHeld, since: time.Unix(1700000000, 5), taken: true, segments: []segment{{testID(3), 1 << 40}, {testID(4), 7}}},
 	{state: checkpointTaking, done: 300, removals: true},
-	{state: checkpointTold, disputed: true, taken: true},
+	{state: checkpointTold, taken: true},
 }
 
 func FuzzCheckpointRow(f *testing.F) {

@@ -17,7 +17,7 @@ import (
 
 const (
 	flagTaken = 1 << iota
-	flagDisputed
+	_         // of a state that there is no more
 	flagRemovals
 )
 
@@ -47,7 +47,7 @@ func appendSegments(b []byte, segments []segment) []byte {
 }
 
 func (cp *checkpoint) flags() (flags byte) {
-	for flag, set := range map[byte]bool{flagTaken: cp.taken, flagDisputed: cp.disputed, flagRemovals: cp.removals} {
+	for flag, set := range map[byte]bool{flagTaken: cp.taken, flagRemovals: cp.removals} {
 		if set {
 			flags |= flag
 		}
@@ -60,7 +60,7 @@ func decodeCheckpoint(name string, b []byte) (*checkpoint, error) {
 	if !ok || len(b) < 2 || b[0] > byte(lastCheckpointState) {
 		return nil, fmt.Errorf("%w %q", errBadCheckpoint, name)
 	}
-	cp := &checkpoint{id: id, state: checkpointState(b[0]), taken: b[1]&flagTaken != 0, disputed: b[1]&flagDisputed != 0, removals: b[1]&flagRemovals != 0}
+	cp := &checkpoint{id: id, state: checkpointState(b[0]), taken: b[1]&flagTaken != 0, removals: b[1]&flagRemovals != 0}
 	r := &rowReader{rest: b[2:]}
 	if cp.read(r); r.failed {
 		return nil, fmt.Errorf("%w %q", errBadCheckpoint, name)

@@ -110,9 +110,8 @@ func (all checkpoints) heldAt(dagName string, at time.Time) checkpoints {
 	return all.of(dagName).where(func(cp *checkpoint) bool { return cp.canDropBelow() && !cp.since.After(at) })
 }
 
-// canDropBelow reports whether what a checkpoint covers may be dropped: not if it may be
-// wrong.
-func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld && !cp.disputed }
+// canDropBelow reports whether what a checkpoint covers may be dropped.
+func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld }
 
 // dropBlocks drops the blocks that have a row and are covered, once no value stands in them
 // alone.

@@ -237,6 +237,14 @@
 // A fold needs blocks that are here. Of a checkpoint beside one below which all has been
 // dropped none can be made: that one stays undecided, until a later one covers both.
 //
+// What rests on a snapshot that was taken is as true as that is. If a fold on it contradicts
+// another checkpoint, one of two is wrong, and a replica cannot tell which: the blocks that would
+// say so are not here, and everybody can make contradictions. So it stands by what it took. The
+// other one is void here, the log names both, and nothing else comes of it: no pair changes,
+// and checkpoints are made, held and dropped below as ever. Where what was taken is
+// wrong, those of others are void here, and those made here are void to others, until what was
+// false has been overwritten or deleted, or the DAG has been purged here and has come again.
+//
 // purgesnapshot.go and purgeexplain.go are how PurgeDAG forgets what snapshots have
 // brought.
 //

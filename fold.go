@@ -7,6 +7,8 @@ import (
 	"iter"
 	"math"
 	"slices"
+
+	cid "github.com/ipfs/go-cid"
 )
 
 // A snapshot is the joint effect of all blocks at and below some heads, within their DAG.
@@ -25,7 +27,7 @@ import (
 type folded struct {
 	snapshot snapshotName
 	segments []segment // of its cover
-	taken    bool      // it rests on one that was taken
+	taken    []cid.Cid // the bases that were taken, or folded on one that was
 }
 
 // fold makes the snapshot of some heads, and gives its pages to a sink.
@@ -94,7 +96,7 @@ func (w *foldWalk) fold(ctx context.Context, to pageSink) (*folded, error) {
 	return &folded{
 		snapshot: snapshotName{versions.id, cover, versions.entries, versions.bytes, coverIDs(segments)},
 		segments: segments,
-		taken:    len(w.bases.where(func(cp *checkpoint) bool { return cp.taken })) > 0,
+		taken:    w.bases.taken(),
 	}, err
 }
 
@@ -179,6 +181,16 @@ func (w *foldWalk) eachFresh() iter.Seq2[coverID, error] {
 			}
 		}
 	}
+}
+
+// taken returns those that were taken, or folded on one that was.
+func (all checkpoints) taken() (names []cid.Cid) {
+	for id, cp := range all {
+		if cp.taken {
+			names = append(names, id.Cid())
+		}
+	}
+	return names
 }
 
 func (all checkpoints) covers() (covers [][]segment) {

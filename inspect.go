@@ -25,7 +25,8 @@ type Stats struct {
 
 	// VoidCheckpoints is how many checkpoints have been found since the start whose
 	// snapshot is malformed, or not what the blocks say: their authors are not to be
-	// trusted. The log names them.
+	// trusted. The log names them. On a replica that has taken a checkpoint that one may be
+	// wrong instead: see docs/operations.md.
 	VoidCheckpoints uint64
 }
 

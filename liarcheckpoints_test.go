@@ -182,7 +182,7 @@ func (s *liesTest) awaitJudged(who string, r *replica) {
 	s.t.Helper()
 	waitFor(s.t, who+" to judge all checkpoints", func() bool {
 		for _, cp := range r.frontier.checkpoints() {
-			if cp.disputed || cp.state == checkpointSeen {
+			if cp.state == checkpointSeen {
 				return false
 			}
 		}

@@ -75,7 +75,6 @@ func (d *Datastore) StateRoot(ctx context.Context) (_ cid.Cid, err error) {
 var (
 	errNoHeads   = errors.New("crdt: there is nothing to make a checkpoint of: the DAG has no heads")
 	errOwnDeltas = errors.New("crdt: a checkpoint needs the default deltas, and there is a MerkleCRDTOptions.DeltaFactory")
-	errDisputed  = errors.New("crdt: no checkpoint is made on one that was taken, as what the blocks say contradicts another one")
 )
 
 // A maker makes checkpoints. Its fields belong to the goroutine.
@@ -103,9 +102,6 @@ func (m *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error)
 	f, err := m.fold(ctx, dagName, heads.ids(), m.blocks)
 	if err != nil {
 		return Head{}, err
-	}
-	if f.taken && m.committer.frontier.checkpoints().disputed(dagName) {
-		return Head{}, errDisputed
 	}
 	return m.publish(ctx, dagName, heads, f)
 }
@@ -203,15 +199,10 @@ func (c *commit) publishCheckpoint(ctx context.Context, d *pbDelta, heads []bloc
 func (c *commit) hold(cp *checkpoint, f *folded, covered []blockID) {
 	held := *cp
 	held.state, held.since = checkpointHeld, time.Now()
-	held.segments, held.taken = f.segments, f.taken
+	held.segments, held.taken = f.segments, len(f.taken) > 0
 	c.checkpoints.set(&held)
 	for _, id := range covered {
 		c.checkpoints.removeIdle(id)
 	}
 	c.dag.begunAnew = append(c.dag.begunAnew, cp.tip.DAGName)
-}
-
-// disputed reports whether a checkpoint of a DAG contradicts one that was taken.
-func (all checkpoints) disputed(dagName string) bool {
-	return len(all.of(dagName).where(func(cp *checkpoint) bool { return cp.disputed })) > 0
 }

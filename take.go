@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	cid "github.com/ipfs/go-cid"
 )
 
 // To take a checkpoint is to merge its snapshot in the place of all blocks that it
@@ -290,7 +292,7 @@ func (t *taker) finishTake(ctx context.Context, cp *checkpoint) error {
 		if err := now.dag.replaceCover(ctx, cp); err != nil {
 			return err
 		}
-		now.hold(cp, &folded{segments: cp.segments, taken: true}, covered)
+		now.hold(cp, &folded{segments: cp.segments, taken: []cid.Cid{cp.id.Cid()}}, covered)
 		told := *now.checkpoints.now[cp.id]
 		told.state = checkpointTold
 		now.checkpoints.set(&told)

@@ -13,6 +13,11 @@ import (
 // folded here of the same heads must be the same. If it is, the checkpoint is held. If it
 // is not, it is void: a block like any other, that is never built on or taken. If nothing
 // can be folded, it stays undecided, which does no harm.
+//
+// Where the fold rests on a snapshot that was taken, this may be the wrong one. Nobody here can
+// know: peers can contradict whatever was taken, as often as they like. So a replica stands by
+// what it took, as its pairs do, and goes on: the other one is void here. The operator is told,
+// and can look at a replica that has never taken one.
 
 // A verifier checks those of others. Its fields belong to the goroutine.
 type verifier struct {
@@ -56,7 +61,7 @@ func (v *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err erro
 // mayVerify reports whether a checkpoint is complete and has not been judged. One whose links
 // are all in covers that are held says nothing new: it is passed over.
 func (v *verifier) mayVerify(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
-	if cp.state != checkpointSeen || cp.disputed {
+	if cp.state != checkpointSeen {
 		return false, nil
 	}
 	if tried, ok := v.undecided[cp.id]; ok && !known.newestHold().After(tried) {
@@ -198,7 +203,7 @@ const maxOldBlocks = 64 << 10
 // refold makes the snapshot of the heads of a checkpoint.
 func (v *verifier) refold(ctx context.Context, cp *checkpoint) (*folded, error) {
 	if same := v.committer.frontier.checkpoints().sameHeads(cp); same != nil {
-		return &folded{snapshot: same.snapshot, segments: same.segments, taken: same.taken}, nil
+		return &folded{snapshot: same.snapshot, segments: same.segments, taken: checkpoints{same.id: same}.taken()}, nil
 	}
 	return v.foldWithin(ctx, cp.tip.DAGName, cp.links, v.blocks, maxOldBlocks)
 }
@@ -227,26 +232,13 @@ func (v *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segm
 	return segments, err
 }
 
-// contradict is for a checkpoint that is not what its blocks say. Where the own fold rests
-// on a snapshot that was taken, this may be the wrong one.
+// contradict makes a checkpoint void that is not what is folded here.
 func (v *verifier) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
-	if f.taken {
-		v.log.Errorf("checkpoint %s is not what its blocks say, or the one is wrong that was taken here: %s", cp.id.Cid(), why)
-		return v.judge(ctx, cp, func(now *commit, cp *checkpoint) { now.checkpoints.dispute(cp) })
+	if len(f.taken) > 0 {
+		v.log.Errorf("checkpoint %s contradicts what was taken here, %s: one of them is false. "+
+			"If replicas that never took any hold the former, purge DAG %q here, to join again", cp.id.Cid(), f.taken, cp.tip.DAGName)
 	}
 	return v.avoid(ctx, cp.id, why)
-}
-
-// dispute is for a checkpoint that contradicts one that was taken. Nothing is made or
-// dropped on either.
-func (c *checkpointsChange) dispute(cp *checkpoint) {
-	for id, o := range c.now.of(cp.tip.DAGName) {
-		if id == cp.id || o.taken && o.state.held() {
-			disputed := *o
-			disputed.disputed = true
-			c.set(&disputed)
-		}
-	}
 }
 
 // judge changes what is known of a checkpoint, if that is as it was.

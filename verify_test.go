@@ -122,10 +122,11 @@ func TestCheckpointOfOtherSegmentsIsHeld(t *testing.T) {
 	})
 }
 
-// Of a snapshot that was taken nobody knows whether it is right.
-func TestCheckpointOnOneThatWasTakenIsDisputed(t *testing.T) {
-	net := newTestNet()
-	liar, r := net.node(), net.newReplica(t, silent)
+// Of a snapshot that was taken nobody knows whether it is right. A replica stands by it, and
+// tells the operator what contradicts it.
+func TestCheckpointThatContradictsOneThatWasTakenIsVoid(t *testing.T) {
+	net, log := newTestNet(), &errorLines{}
+	liar, r := net.node(), net.newReplica(t, log.log)
 	r.put("/a", "1")
 	first := r.checkpoint()
 	r.must(r.committer.do(ctx, func(now *commit) error {
@@ -138,16 +139,16 @@ func TestCheckpointOnOneThatWasTakenIsDisputed(t *testing.T) {
 	name := r.sound().snapshot
 	name.entries++
 	head := r.forgeCheckpoint(liar, name)
-	waitFor(t, "a dispute", func() bool { cp := r.known(head); return cp != nil && cp.disputed })
-	if cp := r.known(head); cp.state != checkpointSeen {
-		t.Errorf("it is %v", cp.state)
+	r.awaitState(head, checkpointVoid)
+	if n := r.InternalStats(ctx).VoidCheckpoints; n != 1 || !log.names(head.Cid, first.Cid) {
+		t.Errorf("%d are counted, and the log says %q", n, log.lines)
 	}
-	if r.known(first).canDropBelow() {
-		t.Error("what the one that was taken covers could be dropped")
+	if !r.known(first).canDropBelow() {
+		t.Error("what the one that was taken covers cannot be dropped")
 	}
 	r.put("/c", "1")
-	if _, err := r.Checkpoint(ctx); err != errDisputed {
-		t.Errorf("%v", err)
+	if next := r.known(r.checkpoint()); !next.taken {
+		t.Error("the next one does not rest on it")
 	}
 }
 
