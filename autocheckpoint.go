@@ -11,6 +11,7 @@ import (
 // blocks (Options.CheckpointEvery). All replicas come to that at about the same time, so
 // each waits for a random while first, and once more if it knows of one that another has
 // made. If it holds a checkpoint of another one by then, it has not grown by enough any more.
+// Where what was taken may be wrong, a replica waits for longer.
 
 // growth is how many blocks of the unnamed DAG there are above its checkpoints, as far as
 // the heights tell: there are more where replicas have written at the same time.
@@ -31,7 +32,7 @@ func (c *committer) countInTurn(now *commit, blocks int64) (due bool) {
 		return false
 	}
 	grown := c.grown.Add(blocks)
-	return c.checkpointEvery > 0 && grown >= c.checkpointEvery && grown-blocks < c.checkpointEvery
+	return c.checkpointEvery > 0 && grown/c.checkpointEvery > (grown-blocks)/c.checkpointEvery
 }
 
 // makeDue makes a checkpoint if one is due, and has been for its random while.
@@ -63,7 +64,24 @@ func (m *maker) makeDue(ctx context.Context) (did bool, err error) {
 
 func (m *maker) isDue() bool {
 	every := int64(m.opts.CheckpointEvery)
-	return every > 0 && m.committer.grown.Load() >= every
+	if grown := m.committer.grown.Load(); every == 0 || grown < every {
+		return false
+	} else if m.committer.frontier.checkpoints().doubtful("") {
+		return grown >= othersFirst*every
+	}
+	return true
+}
+
+// othersFirst is how many times as many blocks a replica lets come as a rule before it makes
+// a checkpoint on one that it took and that may be wrong. If others make some, these are the
+// newest most of the time, which newcomers take. They may be liars: so one is made in the end.
+const othersFirst = 4
+
+// doubtful reports whether what was taken of a DAG may be wrong: a checkpoint contradicts it
+// that none covers yet.
+func (all checkpoints) doubtful(dagName string) bool {
+	all = all.of(dagName)
+	return len(all.in(checkpointVoid)) > 0 && len(all.held().taken()) > 0
 }
 
 // anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above

@@ -195,3 +195,39 @@ func believeALiar(t *testing.T, remedy func(*replica)) {
 	r.awaitHeld(s.replicas[0].checkpoint())
 	s.checkNotBelieved("the newcomer", r)
 }
+
+// Where what was taken may be wrong, others make the next checkpoints: newcomers take the
+// newest. If they make none, it is made here.
+func TestOthersGoFirstWhereWhatWasTakenMayBeWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		founder, liar := net.newReplica(t, silent), net.node()
+		founder.overwrite(0, 10)
+		first := founder.checkpoint()
+		r := net.newReplica(t, silent, every(10))
+		r.awaitHeld(first)
+		founder.node.away(true)
+		write := func(n int) {
+			for i := range n {
+				r.put(fmt.Sprint("/", i), "")
+			}
+			time.Sleep(time.Minute)
+		}
+		for range 2 { // what comes of a lie ends with the next checkpoint
+			base := r.known(r.checkpoint()) // counting begins anew
+			name := r.sound().snapshot
+			name.entries++
+			r.awaitState(r.forgeCheckpoint(liar, name), checkpointVoid)
+			if write(10*othersFirst - 2); r.newestHeld() != base {
+				t.Error("one is made before others could make one")
+			}
+			if write(1); r.newestHeld() == base {
+				t.Error("none is made, though others make none")
+			}
+			base = r.newestHeld()
+			if write(10); r.newestHeld() == base {
+				t.Error("none is made any more")
+			}
+		}
+	})
+}

@@ -240,10 +240,12 @@
 // What rests on a snapshot that was taken is as true as that is. If a fold on it contradicts
 // another checkpoint, one of two is wrong, and a replica cannot tell which: the blocks that would
 // say so are not here, and everybody can make contradictions. So it stands by what it took. The
-// other one is void here, the log names both, and nothing else comes of it: no pair changes,
-// and checkpoints are made, held and dropped below as ever. Where what was taken is
-// wrong, those of others are void here, and those made here are void to others, until what was
-// false has been overwritten or deleted, or the DAG has been purged here and has come again.
+// other one is void here, the log names both, and little else comes of it: no pair changes,
+// and checkpoints are made, held and dropped below as ever. Only those that are made on their own
+// come later, until one covers the contradiction: if others make some meanwhile, newcomers mostly
+// take these. Where what was taken is wrong, those of others are void here, and those made
+// here are void to others, until what was false has been overwritten or deleted, or the DAG has
+// been purged here and has come again.
 //
 // purgesnapshot.go and purgeexplain.go are how PurgeDAG forgets what snapshots have
 // brought.
