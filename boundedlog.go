@@ -1,14 +1,10 @@
 package crdt
 
-import (
-	"time"
-
-	logging "github.com/ipfs/go-log/v2"
-)
+import "time"
 
 // A boundedLog keeps whoever sends bad blocks from filling the log.
 type boundedLog struct {
-	log   logging.StandardLogger
+	write func(format string, args ...any)
 	what  string // is logged
 	begun time.Time
 	count int
@@ -22,11 +18,11 @@ const (
 func (l *boundedLog) report(err error) {
 	if time.Since(l.begun) > logPeriod {
 		if more := l.count - linesLogged; more > 0 {
-			l.log.Warnf("%s: %d more", l.what, more)
+			l.write("%s: %d more", l.what, more)
 		}
 		l.begun, l.count = time.Now(), 0
 	}
 	if l.count++; l.count <= linesLogged {
-		l.log.Warnf("%s: %s", l.what, err)
+		l.write("%s: %s", l.what, err)
 	}
 }

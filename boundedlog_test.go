@@ -34,7 +34,7 @@ func (w *warnings) Warnf(format string, args ...any) {
 func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &warnings{}
-		l := boundedLog{log: log, what: "refusing a block"}
+		l := boundedLog{write: log.Warnf, what: "refusing a block"}
 		for i := range 1000 {
 			l.report(fmt.Errorf("bad block %d", i))
 		}

@@ -17,6 +17,7 @@ type checkpointer struct {
 func newCheckpointer(ctx context.Context, c *committer, f *fetcher, r *repairer, opts *Options) *checkpointer {
 	jobs := &checkpointJobs{chores: &chores{ctx: ctx, log: opts.Logger}, log: opts.Logger, store: c.store, blocks: c.blocks, committer: c, opts: opts, alone: make(chan struct{}, 1)}
 	jobs.alone <- struct{}{}
+	jobs.lies = boundedLog{write: opts.Logger.Errorf, what: "false checkpoint"}
 	cp := &checkpointer{checkpointJobs: jobs, maker: &maker{checkpointJobs: jobs}, keeper: &keeper{checkpointJobs: jobs}, repairer: r}
 	cp.verifier = &verifier{checkpointJobs: jobs, isWaitedFor: cp.isWaitedFor}
 	cp.taker = &taker{checkpointJobs: jobs, fetcher: f, isWaitedFor: func() bool { return cp.isWaitedFor() || cp.isToVerify() }, repairer: r}

@@ -76,7 +76,7 @@ func newCommitter(store *rowStore, blocks *blockStore, f *frontier, hooks *hookQ
 		spread:   maxSpread,
 		uncovers: maxValueBytes,
 		skips:    make(skips),
-		voids:    boundedLog{log: log, what: "leaving out part of a block"},
+		voids:    boundedLog{write: log.Warnf, what: "leaving out part of a block"},
 	}
 	c.release()
 	return c

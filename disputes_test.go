@@ -10,6 +10,7 @@ import (
 	"time"
 
 	cid "github.com/ipfs/go-cid"
+	"github.com/ipfs/go-ds-crdt/pb"
 	logging "github.com/ipfs/go-log/v2"
 )
 
@@ -228,6 +229,25 @@ func TestOthersGoFirstWhereWhatWasTakenMayBeWrong(t *testing.T) {
 			if write(10); r.newestHeld() == base {
 				t.Error("none is made any more")
 			}
+		}
+	})
+}
+
+func TestVoidCheckpointsDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, log := newTestNet(), &errorLines{}
+		liar, r := net.node(), net.newReplica(t, log.log)
+		r.put("/a", "1")
+		name := r.sound().snapshot
+		const lies = 5 * linesLogged
+		links := []cid.Cid{r.head()}
+		for i := range lies {
+			name.entries++
+			r.offer(liar, &pb.Delta{Priority: uint64(100 + i), Checkpoint: name.message()}, links...)
+		}
+		waitFor(t, "all to be judged", func() bool { return r.InternalStats(ctx).VoidCheckpoints == lies })
+		if n := len(log.lines); n != linesLogged {
+			t.Errorf("%d lines are logged", n)
 		}
 	})
 }

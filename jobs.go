@@ -3,6 +3,7 @@ package crdt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -22,6 +23,7 @@ type checkpointJobs struct {
 	alone   chan struct{} // holds one token; whoever takes it has a job
 	waiting atomic.Int64  // how many wait for it
 	voids   atomic.Uint64 // checkpoints that were found void
+	lies    boundedLog    // of these; it belongs to whoever has a job
 
 	mu      sync.Mutex
 	current *checkpointJob // of the holder of alone
@@ -149,7 +151,7 @@ func (j *checkpointJobs) update(ctx context.Context, id blockID, change func(now
 
 // avoid makes a checkpoint void.
 func (j *checkpointJobs) avoid(ctx context.Context, id blockID, why error) error {
-	j.log.Errorf("checkpoint %s is void: %s", id.Cid(), why)
+	j.lies.report(fmt.Errorf("checkpoint %s is void: %w", id.Cid(), why))
 	j.voids.Add(1)
 	return j.unwant(ctx, id, checkpointVoid)
 }

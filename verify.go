@@ -235,8 +235,8 @@ func (v *verifier) agree(ctx context.Context, f *folded, cp *checkpoint) ([]segm
 // contradict makes a checkpoint void that is not what is folded here.
 func (v *verifier) contradict(ctx context.Context, cp *checkpoint, f *folded, why error) error {
 	if len(f.taken) > 0 {
-		v.log.Errorf("checkpoint %s contradicts what was taken here, %s: one of them is false. "+
-			"If replicas that never took any hold the former, purge DAG %q here, to join again", cp.id.Cid(), f.taken, cp.tip.DAGName)
+		why = fmt.Errorf("%w; unless what was taken here is false, %s. If replicas that never took any hold the former, "+
+			"purge DAG %q here, to join again", why, f.taken, cp.tip.DAGName)
 	}
 	return v.avoid(ctx, cp.id, why)
 }
