@@ -36,7 +36,9 @@ const (
 )
 
 // The announcer tells other replicas about the heads: at once about those
-// written here, and now and then about all.
+// written here, and now and then about all. With all heads goes the newest checkpoint of each
+// DAG: a newcomer that found it below the heads would have fetched by then what skip links
+// lead to, most of it below the checkpoint.
 type announcer struct {
 	ctx      context.Context
 	bcast    Broadcaster // nil: an offline replica
@@ -101,18 +103,20 @@ func (a *announcer) announce(blocks []*block) {
 	a.wake.ring()
 }
 
-// announceHeads asks for all heads to be announced, except those that another
+// announceHeads asks for all heads and checkpoints to be announced, except those that another
 // replica has announced since a moment.
 func (a *announcer) announceHeads(since time.Time) {
-	heads, _ := a.frontier.tips()
+	heads, newest := a.frontier.announced()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ended {
 		return
 	}
-	for id := range heads {
-		if !a.seen[id].After(since) {
-			a.pending[id] = true
+	for _, all := range []tips{heads, newest} {
+		for id := range all {
+			if !a.seen[id].After(since) {
+				a.pending[id] = true
+			}
 		}
 	}
 	a.wake.ring()
@@ -121,15 +125,15 @@ func (a *announcer) announceHeads(since time.Time) {
 // sawHead notes that another replica knows a head, so that the next round can
 // leave it out. That may be hours away: what is a head no more is removed before.
 func (a *announcer) sawHead(id blockID) {
-	heads, _ := a.frontier.tips()
-	if _, ok := heads[id]; !ok {
+	heads, newest := a.frontier.announced()
+	if !heads.has(id) && !newest.has(id) {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen[id] = time.Now()
-	if len(a.seen) > 2*len(heads) {
-		maps.DeleteFunc(a.seen, func(id blockID, _ time.Time) bool { _, ok := heads[id]; return !ok })
+	if len(a.seen) > 2*(len(heads)+len(newest)) {
+		maps.DeleteFunc(a.seen, func(id blockID, _ time.Time) bool { return !heads.has(id) && !newest.has(id) })
 	}
 }
 
@@ -234,15 +238,20 @@ func (a *announcer) end() {
 func (a *announcer) takePending() []*pb.Head {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	tops, _ := a.frontier.tips() // under the lock: it has whatever is pending
+	tops, newest := a.frontier.announced() // under the lock: they have whatever is pending
 	var heads []*pb.Head
 	for _, b := range a.fresh {
 		delete(a.pending, b.id)
 		heads = append(heads, &pb.Head{Cid: b.id.Cid().Bytes(), DagName: b.delta.dagName, Block: b.raw})
 	}
-	maps.DeleteFunc(a.pending, func(id blockID, _ bool) bool { _, ok := tops[id]; return !ok })
 	for _, id := range sortIDs(slices.Collect(maps.Keys(a.pending))) {
-		heads = append(heads, &pb.Head{Cid: id.Cid().Bytes(), DagName: tops[id].DAGName})
+		tip, ok := tops[id]
+		if !ok {
+			tip, ok = newest[id]
+		}
+		if ok {
+			heads = append(heads, &pb.Head{Cid: id.Cid().Bytes(), DagName: tip.DAGName})
+		}
 	}
 	clear(a.pending)
 	a.fresh, a.size = nil, 0

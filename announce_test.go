@@ -215,3 +215,37 @@ func TestPeersThatComeAreGreetedByOne(t *testing.T) {
 		}
 	})
 }
+
+// A newcomer hears of the newest checkpoint with the heads. If it found that by walking, it
+// would have fetched by then what the skip links lead to of those who had not heard of it yet.
+func TestNewcomerHearsOfTheNewestCheckpoint(t *testing.T) {
+	net := newTestNet()
+	a, b := net.newReplica(t), net.newReplica(t)
+	write := func(r *replica, n int) {
+		for i := range n {
+			r.put(fmt.Sprint("/k", i%10), fmt.Sprint(i))
+		}
+	}
+	write(a, 500)
+	converge(t, a, b)
+	b.node.away(true)
+	cp := a.checkpoint()
+	covered := a.snapshot("").cover // and the checkpoint
+	write(b, 300)
+	b.node.away(false)
+	converge(t, a, b)
+	write(a, 200)
+	newcomer := net.newReplica(t)
+	a.announcer.announceHeads(time.Now())
+	converge(t, a, b, newcomer)
+	newcomer.awaitCheckpoint(cp.Cid, checkpointHeld)
+	fetched := 0
+	for _, id := range covered {
+		if newcomer.node.raw(id) != nil {
+			fetched++
+		}
+	}
+	if fetched > len(covered)/10 {
+		t.Errorf("%d of %d covered blocks were fetched", fetched, len(covered))
+	}
+}

@@ -48,6 +48,21 @@ func (all checkpoints) held() checkpoints {
 	return all.where(func(cp *checkpoint) bool { return cp.state.held() })
 }
 
+// newest returns the highest one of each DAG that is held.
+func (all checkpoints) newest() tips {
+	newest := make(map[string]*checkpoint)
+	for _, cp := range all {
+		if best := newest[cp.tip.DAGName]; cp.canDropBelow() && (best == nil || cp.tip.Height > best.tip.Height) {
+			newest[cp.tip.DAGName] = cp
+		}
+	}
+	found := make(tips, len(newest))
+	for _, cp := range newest {
+		found[cp.id] = cp.tip
+	}
+	return found
+}
+
 // in returns those in a state.
 func (all checkpoints) in(state checkpointState) checkpoints {
 	return all.where(func(cp *checkpoint) bool { return cp.state == state })

@@ -53,7 +53,8 @@
 //     pending, if it is in the cover of a checkpoint that is held: one whose snapshot
 //     was made, taken or checked here. The block need not be here then.
 //   - A head is a complete block that no other complete block of its DAG
-//     replaces. Heads are announced, and new blocks are built on them.
+//     replaces. Heads are announced, and new blocks are built on them. With all heads goes the
+//     newest checkpoint of each DAG, for those who have nothing of it yet.
 //   - A pending head is a pending block with none of its DAG above it: a head to be.
 //   - The frontier is the heads and the pending heads.
 //   - A commit is one atomic batch on the user's store. Whatever changes the

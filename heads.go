@@ -111,6 +111,13 @@ func (f *frontier) tips() (heads, pendingHeads tips) {
 	return f.heads, f.pendingHeads
 }
 
+// announced returns what is announced: the heads, and the newest checkpoint of each DAG.
+func (f *frontier) announced() (heads, checkpoints tips) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.heads, f.known.newest()
+}
+
 // checkpoints returns what is known of checkpoints.
 func (f *frontier) checkpoints() checkpoints {
 	f.mu.RLock()
