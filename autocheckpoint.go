@@ -2,19 +2,33 @@ package crdt
 
 import (
 	"context"
+	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
 // Checkpoints of the unnamed DAG are made on their own whenever it has grown by so many
-// blocks (Options.CheckpointEvery). All replicas come to that at about the same time, so
-// each waits for a random while first, and once more if it knows of one that another has
-// made. If it holds a checkpoint of another one by then, it has not grown by enough any more.
-// Where what was taken may be wrong, a replica waits for longer.
+// blocks (Options.CheckpointEvery). All replicas come to that at about the same time, and one
+// is enough. So each waits for its turn, and leaves it to another one that it has heard of
+// by then, or by when its own would be finished. If it holds that one before long, it has not
+// grown by enough any more.
 
-// growth is how many blocks of the unnamed DAG there are above its checkpoints, as far as
-// the heights tell: there are more where replicas have written at the same time.
+// A growthCount is how many blocks of the unnamed DAG there are above its checkpoints.
+type growthCount struct {
+	blocks atomic.Int64
+	own    atomic.Int64 // of these were written here since the start
+}
+
+func (g *growthCount) set(blocks int64) {
+	g.own.Store(0)
+	g.blocks.Store(blocks)
+}
+
+// growth is that number as far as the heights tell: there are more where replicas have
+// written at the same time.
 func (f *frontier) growth() int64 {
 	heads, _ := f.tips()
 	height := uint64(0)
@@ -25,51 +39,67 @@ func (f *frontier) growth() int64 {
 }
 
 // countInTurn counts blocks of the unnamed DAG that have become complete. It reports
-// whether a checkpoint is due for them.
+// whether a checkpoint is due for them, or is due sooner.
 func (c *committer) countInTurn(now *commit, blocks int64) (due bool) {
 	if slices.Contains(now.dag.begunAnew, "") { // one is held that was not
-		c.grown.Store(c.frontier.growth())
+		c.grown.set(c.frontier.growth())
 		return false
 	}
-	grown := c.grown.Add(blocks)
+	for _, b := range now.made {
+		if b.tip().DAGName == "" {
+			c.grown.own.Add(1)
+		}
+	}
+	grown := c.grown.blocks.Add(blocks)
 	return c.checkpointEvery > 0 && grown/c.checkpointEvery > (grown-blocks)/c.checkpointEvery
 }
 
-// makeDue makes a checkpoint if one is due, and has been for its random while.
+// A turn is when a replica makes a checkpoint that is due.
+type turn struct {
+	since time.Time // when it came to be due; zero: it is not
+	share float64   // of the longest wait, at random
+	left  time.Time // until when it is left to a peer; zero: it has not been
+}
+
+// makeDue makes a checkpoint if one is due and it is the turn of this replica.
 func (m *maker) makeDue(ctx context.Context) (did bool, err error) {
+	if !m.isDue() {
+		m.turn = turn{}
+		return false, nil
+	}
+	if m.turn.since.IsZero() {
+		m.turn = turn{since: time.Now(), share: randomShare()}
+	}
+	if !m.chores.isTime(m.turn.since.Add(m.wait())) || !m.chores.isTime(m.turn.left) {
+		return false, nil
+	}
+	err = errLeftToPeer
+	if !m.mayLeave() {
+		err = m.do(ctx, "", func(ctx context.Context) error {
+			_, err := m.checkpointDAG(ctx, "", m.mayLeave)
+			return err
+		})
+	}
 	switch {
-	case !m.isDue():
-		m.due, m.deferred = time.Time{}, false
-		return false, nil
-	case m.due.IsZero():
-		m.due = time.Now().Add(rand.N(m.opts.RebroadcastInterval/4 + 1))
-		return m.chores.isTime(m.due), nil
-	case !m.chores.isTime(m.due):
-		return false, nil
-	case !m.deferred && m.committer.frontier.checkpoints().anyToCome(""):
-		m.due, m.deferred = time.Now().Add(m.opts.RebroadcastInterval), true
-		return m.chores.isTime(m.due), nil
-	}
-	m.due, m.deferred = time.Time{}, false
-	err = m.do(ctx, "", func(ctx context.Context) error {
-		_, err := m.checkpointDAG(ctx, "")
-		return err
-	})
-	if err != nil && ctx.Err() == nil {
+	case errors.Is(err, errLeftToPeer):
+		m.turn.left = time.Now().Add(m.opts.RebroadcastInterval)
+		return m.chores.isTime(m.turn.left), nil
+	case err != nil && ctx.Err() == nil:
 		m.log.Warnf("no checkpoint is made before %d more blocks have come: %s", m.opts.CheckpointEvery, err)
-		m.committer.grown.Store(0) // what stands in the way will stand there for a while
+		m.committer.grown.set(0) // what stands in the way will stand there for a while
 	}
+	m.turn = turn{}
 	return err == nil, ctx.Err()
 }
 
+var errLeftToPeer = errors.New("crdt: another replica has made a checkpoint meanwhile")
+
 func (m *maker) isDue() bool {
-	every := int64(m.opts.CheckpointEvery)
-	if grown := m.committer.grown.Load(); every == 0 || grown < every {
+	every, grown := int64(m.opts.CheckpointEvery), m.committer.grown.blocks.Load()
+	if every == 0 || grown < every {
 		return false
-	} else if m.committer.frontier.checkpoints().doubtful("") {
-		return grown >= othersFirst*every
 	}
-	return true
+	return grown >= othersFirst*every || !m.committer.frontier.checkpoints().doubtful("")
 }
 
 // othersFirst is how many times as many blocks a replica lets come as a rule before it makes
@@ -82,6 +112,31 @@ const othersFirst = 4
 func (all checkpoints) doubtful(dagName string) bool {
 	all = all.of(dagName)
 	return len(all.in(checkpointVoid)) > 0 && len(all.held().taken()) > 0
+}
+
+// mayLeave reports whether a checkpoint that is due is left to a peer that has made one:
+// once, as that one may turn out void, or not be had.
+func (m *maker) mayLeave() bool {
+	return m.turn.left.IsZero() && m.committer.frontier.checkpoints().anyToCome("")
+}
+
+// randomShare is distributed like the timers of NORM (RFC 5740, section 3.2): of any number of
+// replicas up to some hundreds, few come first, and the others some time after them. If it
+// were even, a twentieth of the time would pass between those of twenty, which may be
+// less than it takes to make a checkpoint and hear of it.
+func randomShare() float64 {
+	const steepness = 5.6 // ln(100) + 1
+	return math.Log1p(rand.Float64()*math.Expm1(steepness)) / steepness
+}
+
+// wait is for how long a replica waits from when a checkpoint is due. Who has written all
+// that there is to be covered need not wait for others, and where much is written, more than a
+// checkpoint each RebroadcastInterval may be wanted.
+func (m *maker) wait() time.Duration {
+	blocks, own := m.committer.grown.blocks.Load(), m.committer.grown.own.Load()
+	others := float64(max(blocks-own, 0)) / float64(max(blocks, 1))
+	speed := float64(blocks) / float64(m.opts.CheckpointEvery)
+	return time.Duration(m.turn.share * others / speed * float64(m.opts.RebroadcastInterval/2))
 }
 
 // anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above

@@ -1,8 +1,11 @@
 package crdt
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -49,7 +52,7 @@ func TestCheckpointIsDueAtTheStart(t *testing.T) {
 	r.opts.CheckpointEvery = 10
 	r.restart()
 	waitFor(t, "a checkpoint", func() bool { return r.newestHeld() != nil })
-	waitFor(t, "the count to begin anew", func() bool { return r.committer.grown.Load() == 0 })
+	waitFor(t, "the count to begin anew", func() bool { return r.committer.grown.blocks.Load() == 0 })
 }
 
 // Replicas wait for a random while: what one has made, the others need not make.
@@ -60,10 +63,85 @@ func TestCheckpointOfAnotherIsEnough(t *testing.T) {
 	for i := range 7 {
 		b.put(fmt.Sprint("/a", i), "")
 	}
-	waitFor(t, "one to be due", func() bool { return a.committer.grown.Load() >= 5 })
+	waitFor(t, "one to be due", func() bool { return a.committer.grown.blocks.Load() >= 5 })
 	head := b.checkpoint()
 	a.awaitHeld(head)
-	if n := a.committer.grown.Load(); n != 0 {
+	if n := a.committer.grown.blocks.Load(); n != 0 {
 		t.Errorf("grown by %d still", n)
 	}
+}
+
+// Who has written all that is to be covered has nobody to wait for.
+func TestLoneWriterMakesItsCheckpointAtOnce(t *testing.T) {
+	r := newTestNet().newReplica(t, every(5), func(o *Options) { o.RebroadcastInterval = 1000 * time.Hour })
+	for i := range 5 {
+		r.put(fmt.Sprint("/a", i), "")
+	}
+	waitFor(t, "a checkpoint", func() bool { return r.newestHeld() != nil })
+}
+
+// Between the first one of any number of replicas and the next ones there is time to hear of it.
+func TestTurnsAreFarApart(t *testing.T) {
+	const trials, soon = 2000, 0.04 // of the longest wait: a second of half a minute
+	for _, n := range []int{2, 20, 200} {
+		together := 0
+		for range trials {
+			shares := make([]float64, n)
+			for i := range shares {
+				shares[i] = randomShare()
+			}
+			first := slices.Min(shares)
+			for _, s := range shares {
+				if s < 0 || s > 1 {
+					t.Fatalf("a share of %g", s)
+				}
+				if s > first && s < first+soon {
+					together++
+				}
+			}
+		}
+		if mean := float64(together) / trials; mean > 0.5 {
+			t.Errorf("%.2f of %d replicas come right after the first one", mean, n)
+		}
+	}
+}
+
+// A replica that has folded a checkpoint while that of a peer came gives up its own, and what
+// it has written for that.
+func TestCheckpointIsLeftToAPeer(t *testing.T) {
+	r := newTestNet().newReplica(t)
+	for i := range 30 {
+		r.put(fmt.Sprint("/a", i), "")
+	}
+	job := r.byHand("")
+	for left := range 2 { // before the fold, and after
+		blocks, asked := r.countBlocks(), 0
+		_, err := job.checkpointDAG(ctx, "", func() bool { asked++; return asked > left })
+		if !errors.Is(err, errLeftToPeer) || r.newestHeld() != nil {
+			t.Fatalf("it is %v, with %v", r.newestHeld(), err)
+		}
+		if n := r.countBlocks() - blocks; n != 0 {
+			t.Errorf("%d blocks more", n)
+		}
+	}
+}
+
+// One that is due waits for that of a peer, as long as that may come to be held.
+func TestDueCheckpointWaitsForThatOfAPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, every(5), func(o *Options) { o.RebroadcastInterval, o.DAGSyncerTimeout = time.Minute, 5*time.Minute })
+		r.pendingCheckpoint(net.node(), 1)
+		for i := range 5 {
+			r.put(fmt.Sprint("/a", i), "")
+		}
+		time.Sleep(r.opts.RebroadcastInterval - time.Second)
+		if r.newestHeld() != nil {
+			t.Error("it has not waited")
+		}
+		time.Sleep(3 * pagePatience) // it was tried to take that one first, and is once more
+		if r.newestHeld() == nil {
+			t.Error("it waits still")
+		}
+	})
 }

@@ -24,7 +24,7 @@ type committer struct {
 	hooks    *hookQueue
 	notify   callbacks
 	leftOut  atomic.Uint64 // void elements and tombstones of merged blocks
-	grown    atomic.Int64  // by how many blocks the unnamed DAG has, since a checkpoint of it was held
+	grown    growthCount   // of the unnamed DAG, since a checkpoint of it was held
 	cascade  bell          // rings while the merger must go on with what commits have left over
 	recheck  bell          // rings while it must make a commit: a write that failed may have been made, and nobody been told
 	portion  atomic.Int64  // what one commit of a long job does at most, in tests; 0: as much as any may

@@ -135,7 +135,7 @@ func (d *Datastore) prepare(ctx context.Context) error {
 }
 
 func (d *Datastore) start(ctx context.Context, bcast Broadcaster) {
-	d.committer.grown.Store(d.frontier.growth())
+	d.committer.grown.set(d.frontier.growth())
 	if len(d.frontier.checkpoints()) > 0 || d.opts.CheckpointEvery > 0 {
 		d.checkpointer.chores.wake()
 	}

@@ -67,7 +67,7 @@ func (d *Datastore) lastCheckpoint() (last CheckpointStats) {
 			last = CheckpointStats{Head: cp.head(), Held: cp.since, Entries: cp.snapshot.entries}
 		}
 	}
-	last.BlocksSince = d.committer.grown.Load()
+	last.BlocksSince = d.committer.grown.blocks.Load()
 	return last
 }
 

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (d *Datastore) checkpoint(ctx context.Context, dagName string) (head Head, 
 	}
 	defer end(&err)
 	err = d.checkpointer.do(ctx, dagName, func(ctx context.Context) error {
-		head, err = d.checkpointer.checkpointDAG(ctx, dagName)
+		head, err = d.checkpointer.checkpointDAG(ctx, dagName, nil)
 		return err
 	})
 	return head, err
@@ -80,12 +81,12 @@ var (
 // A maker makes checkpoints. Its fields belong to the goroutine.
 type maker struct {
 	*checkpointJobs
-	due      time.Time // when the next one is to be made; zero: not yet
-	deferred bool      // that is once more, for one of a peer
+	turn turn
 }
 
-// checkpointDAG makes a checkpoint of a DAG.
-func (m *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error) {
+// checkpointDAG makes a checkpoint of a DAG, or gives it up with errLeftToPeer as soon as
+// mayLeave says so, which may be nil.
+func (m *maker) checkpointDAG(ctx context.Context, dagName string, mayLeave func() bool) (Head, error) {
 	if _, ours := m.blocks.newDelta().(*pbDelta); !ours {
 		return Head{}, errOwnDeltas
 	}
@@ -95,6 +96,9 @@ func (m *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error)
 	if err := m.tidy(ctx, dagName); err != nil {
 		return Head{}, err
 	}
+	if mayLeave != nil && mayLeave() {
+		return Head{}, errLeftToPeer
+	}
 	heads := m.headsToFold(dagName)
 	if len(heads) == 0 {
 		return Head{}, errNoHeads
@@ -102,6 +106,9 @@ func (m *maker) checkpointDAG(ctx context.Context, dagName string) (Head, error)
 	f, err := m.fold(ctx, dagName, heads.ids(), m.blocks)
 	if err != nil {
 		return Head{}, err
+	}
+	if mayLeave != nil && mayLeave() {
+		return Head{}, cmp.Or(m.discard(ctx, f.snapshot), errLeftToPeer)
 	}
 	return m.publish(ctx, dagName, heads, f)
 }

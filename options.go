@@ -96,15 +96,17 @@ type Options struct {
 
 	// CheckpointEvery has a checkpoint made of the unnamed DAG once it has grown by
 	// so many blocks since the last one: see Datastore.Checkpoint. Each replica for
-	// which it is set counts, and waits a random while: mostly one of them makes it
-	// for all. It needs the default delta: NewMerkleCRDT fails if there is a DeltaFactory
+	// which it is set counts, and waits a random while, half a RebroadcastInterval at most,
+	// and the less the more of these blocks it has written itself, or the more there are:
+	// mostly one of them makes it for all. It needs the default delta: NewMerkleCRDT fails if there is a DeltaFactory
 	// as well. 0: only when Checkpoint is called.
 	// Default: 0.
 	CheckpointEvery int
 
 	// KeepHistory is how long blocks stay that a checkpoint covers, counted from
 	// when it was made, checked or taken here: then they are removed from the DAG
-	// service, as Compact does at once. Peers of the old module that lack such
+	// service, as Compact does at once. While a checkpoint of a peer waits to be checked here
+	// they stay for up to a RebroadcastInterval longer. Peers of the old module that lack such
 	// blocks cannot get them any more, everyone else takes the checkpoint. 0 keeps
 	// them for ever. Default: 0.
 	KeepHistory time.Duration

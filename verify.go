@@ -180,19 +180,19 @@ func (v *verifier) confirm(ctx context.Context, cp *checkpoint, f *folded) error
 
 // discard removes the pages of a snapshot that was folded to compare it, but for those that
 // some checkpoint has.
-func (v *verifier) discard(ctx context.Context, s snapshotName) error {
-	pages, err := v.pagesOfNone(ctx, checkpoints{blockID{}: {snapshot: s}})
+func (j *checkpointJobs) discard(ctx context.Context, s snapshotName) error {
+	pages, err := j.pagesOfNone(ctx, checkpoints{blockID{}: {snapshot: s}})
 	if err != nil {
 		return err
 	}
-	err = v.committer.do(ctx, func(now *commit) error {
+	err = j.committer.do(ctx, func(now *commit) error {
 		now.namePages(pages)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return v.finishPages(ctx)
+	return j.finishPages(ctx)
 }
 
 // maxOldBlocks is how many blocks that a held checkpoint covers are read to check another:
