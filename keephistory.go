@@ -13,15 +13,24 @@ import (
 // the goroutine.
 type keeper struct {
 	*checkpointJobs
-	dropped map[blockID]bool // checkpoints below which history has been dropped
-	thinned checkpoints      // those that were held when none of them was to be retired
+	isToJudge func(ctx context.Context, dagName string) (bool, error) // whether any checkpoint of a DAG is to be checked
+	dropped   map[blockID]bool                                        // checkpoints below which history has been dropped
+	thinned   checkpoints                                             // those that were held when none of them was to be retired
 }
 
 // dropDue drops, in one DAG, what has been covered for long enough. If there is nothing
-// yet, it has the checkpointer woken when there will be.
+// yet, it has the checkpointer woken when there will be. For a while it waits for the
+// checkpoints of others to be checked, which may have been made at about the same time: that
+// takes the blocks below them.
 func (k *keeper) dropDue(ctx context.Context) (did bool, err error) {
 	next, due := k.nextDue()
 	if next == nil || !k.chores.isTime(due) {
+		return false, nil
+	}
+	switch any, err := k.isToJudge(ctx, next.tip.DAGName); {
+	case err != nil:
+		return false, err
+	case any && !k.chores.isTime(due.Add(k.opts.RebroadcastInterval)):
 		return false, nil
 	}
 	return k.doChore(ctx, next.tip.DAGName, func(ctx context.Context) error { return k.dropNow(ctx, next.tip.DAGName) })

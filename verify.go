@@ -61,10 +61,7 @@ func (v *verifier) nextToVerify(ctx context.Context) (next *checkpoint, err erro
 // mayVerify reports whether a checkpoint is complete and has not been judged. One whose links
 // are all in covers that are held says nothing new: it is passed over.
 func (v *verifier) mayVerify(ctx context.Context, known checkpoints, cp *checkpoint) (bool, error) {
-	if cp.state != checkpointSeen {
-		return false, nil
-	}
-	if tried, ok := v.undecided[cp.id]; ok && !known.newestHold().After(tried) {
+	if cp.state != checkpointSeen || v.isUndecided(known, cp) {
 		return false, nil
 	}
 	m, err := v.store.mark(ctx, cp.id)
@@ -73,6 +70,27 @@ func (v *verifier) mayVerify(ctx context.Context, known checkpoints, cp *checkpo
 	}
 	old, err := v.isOld(ctx, known, cp)
 	return !old, err
+}
+
+// isUndecided reports whether a checkpoint could not be checked, and none has come to be held
+// since.
+func (v *verifier) isUndecided(known checkpoints, cp *checkpoint) bool {
+	tried, ok := v.undecided[cp.id]
+	return ok && !known.newestHold().After(tried)
+}
+
+// isToJudge reports whether any of a DAG may come to be checked.
+func (v *verifier) isToJudge(ctx context.Context, dagName string) (bool, error) {
+	known := v.committer.frontier.checkpoints()
+	for _, cp := range known.of(dagName).in(checkpointSeen) {
+		if v.isUndecided(known, cp) {
+			continue
+		}
+		if old, err := v.isOld(ctx, known, cp); !old || err != nil {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // isToVerify reports whether any may be checked now.
