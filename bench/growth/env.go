@@ -71,15 +71,20 @@ type replica struct {
 	*crdt.Datastore
 	store ds.Batching
 	dag   *bed.DAG
-	radio *bed.Station
+	radio *bed.Station // of one that says nothing
 }
 
 // open opens a replica on an empty store. It hears what it is told, and says nothing.
 func (e *env) open(dag *bed.DAG, change func(*crdt.Options)) (*replica, error) {
-	return e.openAt(dag, bed.NewStation(bed.Silent), change)
+	radio := bed.NewStation(bed.Silent)
+	r, err := e.openAt(dag, radio, change)
+	if err == nil {
+		r.radio = radio
+	}
+	return r, err
 }
 
-func (e *env) openAt(dag *bed.DAG, radio *bed.Station, change func(*crdt.Options)) (*replica, error) {
+func (e *env) openAt(dag *bed.DAG, bcast crdt.Broadcaster, change func(*crdt.Options)) (*replica, error) {
 	e.stores++
 	store, err := bed.OpenStore(e.kind, filepath.Join(e.dir, strconv.Itoa(e.stores)))
 	if err != nil {
@@ -88,12 +93,12 @@ func (e *env) openAt(dag *bed.DAG, radio *bed.Station, change func(*crdt.Options
 	e.onClose(store.Close)
 	opts := crdt.DefaultOptions()
 	change(opts)
-	d, err := crdt.New(store, ds.NewKey("/crdt"), dag, radio, opts)
+	d, err := crdt.New(store, ds.NewKey("/crdt"), dag, bcast, opts)
 	if err != nil {
 		return nil, err
 	}
 	e.onClose(d.Close)
-	return &replica{d, store, dag, radio}, nil
+	return &replica{Datastore: d, store: store, dag: dag}, nil
 }
 
 // weight is what a replica keeps.

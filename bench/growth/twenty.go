@@ -35,7 +35,7 @@ func twenty(e *env) error {
 		return err
 	}
 	amid := c.log.uncovered()
-	if err := c.open(delay); err != nil {
+	if err := c.openNewcomer(delay); err != nil {
 		return err
 	}
 	if err := c.write(half); err != nil {
@@ -50,7 +50,7 @@ func twenty(e *env) error {
 // A circle is replicas that hear each other, and get blocks from each other.
 type circle struct {
 	*env
-	radios   []*bed.Station
+	radios   []*radio
 	dags     []*bed.DAG
 	replicas []*replica
 	writers  []*writer // of the first replicas
@@ -92,8 +92,9 @@ func (l *blockLog) uncovered() func() float64 {
 }
 
 func newCircle(e *env, n int) *circle {
-	c := &circle{env: e, radios: bed.NewStations(n), log: blockLog{blocks: make(map[cid.Cid]bool)}}
-	for range n {
+	c := &circle{env: e, log: blockLog{blocks: make(map[cid.Cid]bool)}}
+	for _, station := range bed.NewStations(n) {
+		c.radios = append(c.radios, &radio{station, make(chan struct{}, 1)})
 		c.dags = append(c.dags, bed.NewDAG())
 	}
 	for i, dag := range c.dags {
@@ -102,6 +103,37 @@ func newCircle(e *env, n int) *circle {
 		}
 	}
 	return c
+}
+
+// A radio says when somebody joins, as a PubSubBroadcaster does.
+type radio struct {
+	*bed.Station
+	joined chan struct{}
+}
+
+// Joined implements crdt.JoinNotifier.
+func (r *radio) Joined(ctx context.Context) error {
+	select {
+	case <-r.joined:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// openNewcomer opens the next replica, which has heard nothing so far. The others are told that it is
+// there.
+func (c *circle) openNewcomer(delay time.Duration) error {
+	for heard := c.radios[len(c.replicas)].Heard; len(heard) > 0; {
+		<-heard
+	}
+	if err := c.open(delay); err != nil {
+		return err
+	}
+	for _, r := range c.radios {
+		r.joined <- struct{}{}
+	}
+	return nil
 }
 
 // open opens the next replica. It waits for so long for a block.
