@@ -223,7 +223,7 @@ func (s *simulation) checkNewcomer() {
 	s.checkAll()
 	maxRequests, maxRows := blocks+blocks/4+16, 40*blocks+200
 	if s.snapshots { // it fetches pages as well, and blocks below which it takes these
-		maxRequests, maxRows = 3*maxRequests, 2*maxRows+1000
+		maxRequests, maxRows = 4*maxRequests, 2*maxRows+1000
 	}
 	if c.requests > maxRequests || c.reads+c.writes > maxRows {
 		s.t.Errorf("a newcomer took %+v for %d blocks", c, blocks)
