@@ -100,16 +100,17 @@ func lieToTakers(t *testing.T) {
 		}
 	}
 	converge(t, s.replicas...)
-	last := s.replicas[1].checkpoint()
+	last, judged := s.replicas[1].checkpoint(), uint64(0)
 	for i, r := range s.replicas {
 		r.awaitHeld(last)
 		waitFor(t, fmt.Sprintf("replica %d to drop history", i), func() bool { return len(r.rowsUnder("/b")) < 2*n })
-		if r.InternalStats(ctx).VoidCheckpoints == 0 {
-			t.Errorf("replica %d has judged no lie", i)
-		}
+		judged += r.InternalStats(ctx).VoidCheckpoints
 		if got := r.get("/once"); got != "of the founder" {
 			t.Errorf("replica %d has /once: %s", i, got)
 		}
+	}
+	if judged == 0 { // most may have passed them over
+		t.Error("no lie has been judged")
 	}
 }
 

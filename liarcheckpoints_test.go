@@ -155,7 +155,7 @@ func (s *liesTest) announce(round int, lie checkpointLie) {
 	}
 	r := s.net.newReplica(s.t, silent)
 	r.node.deliver(announcement(c))
-	waitFor(s.t, "a newcomer to judge "+lie.name, func() bool { return r.InternalStats(ctx).VoidCheckpoints > 0 })
+	waitFor(s.t, "a newcomer to judge "+lie.name, func() bool { return r.hasJudged(c) })
 	waitFor(s.t, "a newcomer to catch up", func() bool { _, pending := r.frontier.tips(); return len(pending) == 0 && len(r.pairs()) > 0 })
 	s.checkNotBelieved("a newcomer", r)
 	r.must(r.Close())
