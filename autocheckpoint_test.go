@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -124,24 +123,4 @@ func TestCheckpointIsLeftToAPeer(t *testing.T) {
 			t.Errorf("%d blocks more", n)
 		}
 	}
-}
-
-// One that is due waits for that of a peer, as long as that may come to be held.
-func TestDueCheckpointWaitsForThatOfAPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := newTestNet()
-		r := net.newReplica(t, every(5), func(o *Options) { o.RebroadcastInterval, o.DAGSyncerTimeout = time.Minute, 5*time.Minute })
-		r.pendingCheckpoint(net.node(), 1)
-		for i := range 5 {
-			r.put(fmt.Sprint("/a", i), "")
-		}
-		time.Sleep(r.opts.RebroadcastInterval - time.Second)
-		if r.newestHeld() != nil {
-			t.Error("it has not waited")
-		}
-		time.Sleep(3 * pagePatience) // it was tried to take that one first, and is once more
-		if r.newestHeld() == nil {
-			t.Error("it waits still")
-		}
-	})
 }
