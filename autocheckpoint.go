@@ -12,7 +12,7 @@ import (
 
 // Checkpoints of the unnamed DAG are made on their own whenever it has grown by so many
 // blocks (Options.CheckpointEvery). All replicas come to that at about the same time, and one
-// is enough. So each waits for its turn, and leaves it to another one that it has heard of
+// is enough. So each waits for a random while, and leaves it to another one that it has heard of
 // by then, or by when its own would be finished. If it holds that one before long, it has not
 // grown by enough any more.
 
@@ -54,23 +54,23 @@ func (c *committer) countInTurn(now *commit, blocks int64) (due bool) {
 	return c.checkpointEvery > 0 && grown/c.checkpointEvery > (grown-blocks)/c.checkpointEvery
 }
 
-// A turn is when a replica makes a checkpoint that is due.
-type turn struct {
+// A dueCheckpoint is one that is due, and says when this replica makes it.
+type dueCheckpoint struct {
 	since time.Time // when it came to be due; zero: it is not
 	share float64   // of the longest wait, at random
 	left  time.Time // until when it is left to a peer; zero: it has not been
 }
 
-// makeDue makes a checkpoint if one is due and it is the turn of this replica.
+// makeDue makes a checkpoint if one is due, and has been for its random while.
 func (m *maker) makeDue(ctx context.Context) (did bool, err error) {
 	if !m.isDue() {
-		m.turn = turn{}
+		m.due = dueCheckpoint{}
 		return false, nil
 	}
-	if m.turn.since.IsZero() {
-		m.turn = turn{since: time.Now(), share: randomShare()}
+	if m.due.since.IsZero() {
+		m.due = dueCheckpoint{since: time.Now(), share: randomShare()}
 	}
-	if !m.chores.isTime(m.turn.since.Add(m.wait())) || !m.chores.isTime(m.turn.left) {
+	if !m.chores.isTime(m.due.since.Add(m.wait())) || !m.chores.isTime(m.due.left) {
 		return false, nil
 	}
 	err = errLeftToPeer
@@ -82,13 +82,13 @@ func (m *maker) makeDue(ctx context.Context) (did bool, err error) {
 	}
 	switch {
 	case errors.Is(err, errLeftToPeer):
-		m.turn.left = time.Now().Add(m.opts.RebroadcastInterval)
-		return m.chores.isTime(m.turn.left), nil
+		m.due.left = time.Now().Add(m.opts.RebroadcastInterval)
+		return m.chores.isTime(m.due.left), nil
 	case err != nil && ctx.Err() == nil:
 		m.log.Warnf("no checkpoint is made before %d more blocks have come: %s", m.opts.CheckpointEvery, err)
 		m.committer.grown.set(0) // what stands in the way will stand there for a while
 	}
-	m.turn = turn{}
+	m.due = dueCheckpoint{}
 	return err == nil, ctx.Err()
 }
 
@@ -117,7 +117,7 @@ func (all checkpoints) doubtful(dagName string) bool {
 // mayLeave reports whether a checkpoint that is due is left to a peer that has made one:
 // once, as that one may turn out void, or not be had.
 func (m *maker) mayLeave() bool {
-	return m.turn.left.IsZero() && m.committer.frontier.checkpoints().anyToCome("")
+	return m.due.left.IsZero() && m.committer.frontier.checkpoints().anyToCome("")
 }
 
 // randomShare is distributed like the timers of NORM (RFC 5740, section 3.2): of any number of
@@ -136,7 +136,7 @@ func (m *maker) wait() time.Duration {
 	blocks, own := m.committer.grown.blocks.Load(), m.committer.grown.own.Load()
 	others := float64(max(blocks-own, 0)) / float64(max(blocks, 1))
 	speed := float64(blocks) / float64(m.opts.CheckpointEvery)
-	return time.Duration(m.turn.share * others / speed * float64(m.opts.RebroadcastInterval/2))
+	return time.Duration(m.due.share * others / speed * float64(m.opts.RebroadcastInterval/2))
 }
 
 // anyToCome reports whether there is a checkpoint of a DAG that may come to be held, above

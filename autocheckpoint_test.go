@@ -80,7 +80,7 @@ func TestLoneWriterMakesItsCheckpointAtOnce(t *testing.T) {
 }
 
 // Between the first one of any number of replicas and the next ones there is time to hear of it.
-func TestTurnsAreFarApart(t *testing.T) {
+func TestFewMakeACheckpointAtATime(t *testing.T) {
 	const trials, soon = 2000, 0.04 // of the longest wait: a second of half a minute
 	for _, n := range []int{2, 20, 200} {
 		together := 0

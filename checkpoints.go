@@ -50,6 +50,9 @@ func (all checkpoints) held() checkpoints {
 
 // newest returns the highest one of each DAG that is held.
 func (all checkpoints) newest() tips {
+	if len(all) == 0 {
+		return nil // each announcement asks
+	}
 	newest := make(map[string]*checkpoint)
 	for _, cp := range all {
 		if best := newest[cp.tip.DAGName]; cp.canDropBelow() && (best == nil || cp.tip.Height > best.tip.Height) {

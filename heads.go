@@ -114,8 +114,9 @@ func (f *frontier) tips() (heads, pendingHeads tips) {
 // announced returns what is announced: the heads, and the newest checkpoint of each DAG.
 func (f *frontier) announced() (heads, checkpoints tips) {
 	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return f.heads, f.known.newest()
+	heads, known := f.heads, f.known
+	f.mu.RUnlock()
+	return heads, known.newest()
 }
 
 // checkpoints returns what is known of checkpoints.

@@ -81,7 +81,7 @@ var (
 // A maker makes checkpoints. Its fields belong to the goroutine.
 type maker struct {
 	*checkpointJobs
-	turn turn
+	due dueCheckpoint
 }
 
 // checkpointDAG makes a checkpoint of a DAG, or gives it up with errLeftToPeer as soon as

@@ -184,9 +184,6 @@ func (j *checkpointJobs) finishPages(ctx context.Context) error {
 		}
 		rows = append(rows, row{key: ds.RawKey(j.store.keys.toSweep + e.Key), remove: true})
 	}
-	if len(rows) == 0 {
-		return nil
-	}
 	if err := j.committer.sweepSegments(ctx); err != nil {
 		return err
 	}
