@@ -96,11 +96,24 @@ func (s *simulation) converged() bool {
 	first, _ := s.replicas[0].frontier.tips()
 	for _, r := range s.replicas {
 		heads, pendingHeads := r.frontier.tips()
-		if len(pendingHeads) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.hooksRun() || r.busyWithCheckpoints() {
+		if len(pendingHeads) > 0 || r.fetcher.len() > 0 || !maps.Equal(heads, first) || !r.isSure() || !r.hooksRun() || r.busyWithCheckpoints() {
 			return false
 		}
 	}
 	return true
+}
+
+// isSure reports whether a replica knows what its store holds. After a write that failed and
+// may have been made all the same it does not, until the next commit: reads show what was
+// written, and nobody has been told of the heads.
+func (r *simReplica) isSure() bool {
+	select {
+	case <-r.committer.turn:
+		defer r.committer.release()
+		return !r.committer.stale
+	default:
+		return false
+	}
 }
 
 // hooksRun reports whether no hook is running or waiting.
