@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -265,7 +266,7 @@ func (c *commit) isFresh(ctx context.Context, id blockID) (bool, error) {
 // finish stores the commit's own blocks and writes the commit. After an error
 // nothing has changed, or, when the store failed, it is unknown whether it has.
 func (c *commit) finish(ctx context.Context) error {
-	if err := c.set.electWinners(ctx); err != nil {
+	if err := c.electWinners(ctx); err != nil {
 		return err
 	}
 	if err := c.set.keepCovered(ctx, c.checkpoints.now.purgedSegments()); err != nil {
@@ -290,6 +291,39 @@ func (c *commit) finish(ctx context.Context) error {
 	}
 	c.events = c.committer.hooks.eventsOf(c.set.order) // now: once the write has failed, the caller may reuse the values
 	return c.committer.writeInTurn(ctx, c)
+}
+
+// electWinners chooses the winners of the keys that lost theirs.
+func (c *commit) electWinners(ctx context.Context) error {
+	for {
+		err := c.set.electWinners(ctx)
+		var missing missingValues
+		if !errors.As(err, &missing) {
+			return err
+		}
+		if any, failed := c.removeLost(ctx, missing); failed != nil || !any {
+			return cmp.Or(failed, err)
+		}
+	}
+}
+
+// removeLost removes those of some losers whose values nothing has: their blocks are not here
+// any more, and did not have them, or they would have gone with these. Rows of the old module
+// and repairs by hand may leave such. Should a block come, it gives what it has.
+func (c *commit) removeLost(ctx context.Context, missing missingValues) (any bool, err error) {
+	for id, names := range namesByBlock(missing) {
+		here, err := c.committer.store.isHere(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		for _, n := range names {
+			if !here {
+				c.set.keys[n.key].setLoser(id, nil)
+				any = true
+			}
+		}
+	}
+	return any, nil
 }
 
 func (c *committer) writeInTurn(ctx context.Context, now *commit) error {

@@ -12,15 +12,21 @@ import (
 // repair by hand can leave such rows, and so can the old module.
 func (r *replica) haunt() (block blockID) {
 	r.t.Helper()
-	r.put("/other", "v")
-	block = idOf(r.head())
+	block = r.hauntIn("")
+	r.put("/k", "winner")
+	r.untidyCheckpoint()
+	r.reopenWith(localDAG{r.node}, nil)
+	return block
+}
+
+// hauntIn has a replica show a version that its block does not have, in a DAG.
+func (r *replica) hauntIn(dag string) (block blockID) {
+	r.t.Helper()
+	block = idOf(r.publishIn(dag, "/other", "v").Cid)
 	d := newPBDelta()
 	d.SetPriority(1)
 	d.SetElements([]*pb.Element{{Key: "/k", Value: []byte("ghost")}})
 	r.must(r.Set().Merge(ctx, d, block.dsKey()))
-	r.put("/k", "winner")
-	r.untidyCheckpoint()
-	r.reopenWith(localDAG{r.node}, nil)
 	return block
 }
 

@@ -533,3 +533,30 @@ func TestPurgeOfMergedBlocksThatBreakRules(t *testing.T) {
 		t.Errorf("pairs: %v", got)
 	}
 }
+
+// A purge forgets what blocks have, and goes through no rows. What is left of versions that
+// they did not have must not be looked for in them for ever.
+func TestPurgeOfBlocksThatLackTheirVersions(t *testing.T) {
+	for _, covered := range []bool{false, true} {
+		for _, loses := range []bool{false, true} { // before the purge, or after it
+			r := newTestNet().newReplica(t)
+			r.hauntIn("x")
+			if loses {
+				r.put("/k", "winner")
+			}
+			if covered {
+				r.untidyCheckpointIn("x")
+			}
+			r.reopenWith(localDAG{r.node}, nil)
+			_, err := r.PurgeDAG(ctx, "x")
+			r.must(err)
+			if !loses {
+				r.put("/k", "winner")
+			}
+			r.removeWinner("/k")
+			if got := r.get("/k"); got != "(none)" {
+				t.Errorf("covered: %t, loses: %t: /k is %s", covered, loses, got)
+			}
+		}
+	}
+}
