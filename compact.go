@@ -217,27 +217,36 @@ func (j *checkpointJobs) finishDrop(ctx context.Context) error {
 	return err
 }
 
-// finishBlocks removes the blocks that the row /w/dropping names, and then the row. Whoever
-// wrote that may have been cut off before the store was synced.
+// finishBlocks removes the blocks that the row /w/dropping names, and then the row.
 func (j *checkpointJobs) finishBlocks(ctx context.Context) (removed int, err error) {
 	key := j.store.keys.dropping
 	ids, found, err := j.store.idsIn(ctx, key)
 	if err != nil || !found {
 		return 0, err
 	}
-	if err = j.store.Sync(ctx, j.store.keys.namespace); err == nil {
-		err = j.blocks.valueReads.wait(ctx)
-	}
-	if err == nil {
-		removed, err = j.blocks.removeAll(ctx, ids)
-	}
-	if err != nil {
+	if removed, err = j.removeUnmarked(ctx, ids); err != nil {
 		return removed, err
 	}
 	return removed, j.committer.do(ctx, func(now *commit) error {
 		now.rows = append(now.rows, row{key: key, remove: true})
 		return nil
 	})
+}
+
+// removeUnmarked removes blocks from the DAG service whose marks are gone, and returns how
+// many. The store is synced before, also if who removed the marks was cut off: a power cut must
+// not bring these back. Whoever is about to read values from the blocks may do so.
+func (j *checkpointJobs) removeUnmarked(ctx context.Context, ids []blockID) (removed int, err error) {
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	if err := j.store.Sync(ctx, j.store.keys.namespace); err != nil {
+		return 0, err
+	}
+	if err := j.blocks.valueReads.wait(ctx); err != nil {
+		return 0, err
+	}
+	return j.blocks.removeAll(ctx, ids)
 }
 
 // finishCutOff goes on, at the start, with drops and purges that the end of the last run

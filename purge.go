@@ -62,8 +62,8 @@ func (c *checkpointer) purge(ctx context.Context, dagName string) (int, error) {
 // oldest blocks first: so no version of the DAG is uncovered on the way, and
 // what is left is always below heads or pending heads, where a further call finds it.
 //
-// Each commit takes marks away, and then the blocks are removed from the DAG
-// service. The other way round, a call that was cut off would leave marks
+// Each commit takes marks away, the store is synced, and then the blocks are removed from
+// the DAG service. The other way round, a call that was cut off would leave marks
 // whose blocks cannot be read, where the next one had to stop. So that nothing
 // is left behind in the DAG service either, the commit writes down what is to be
 // removed.
@@ -140,7 +140,7 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 	if left, err = p.findAll(ctx, tops, left); err != nil {
 		return removed, err
 	}
-	n, err := p.blocks.removeAll(ctx, left)
+	n, err := p.checkpointer.removeUnmarked(ctx, left)
 	if removed += n; err != nil {
 		return removed, err
 	}
@@ -328,7 +328,7 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 		if err != nil {
 			return removed, err
 		}
-		n, err = p.blocks.removeAll(ctx, withoutPages(done, p.pages))
+		n, err = p.checkpointer.removeUnmarked(ctx, withoutPages(done, p.pages))
 		if removed += n; err != nil {
 			return removed, err
 		}

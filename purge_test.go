@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	cid "github.com/ipfs/go-cid"
@@ -559,4 +561,54 @@ func TestPurgeOfBlocksThatLackTheirVersions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A power cut must not bring back marks of blocks that have been removed: a further call could
+// not read these, and stop for ever if nobody else has them. Also not when a Sync has failed.
+func TestPurgeSyncsBeforeItRemoves(t *testing.T) {
+	for failIn := range 3 {
+		for _, restart := range []bool{false, true} {
+			store := &syncStore{Batching: newAtomicStore(), t: t, failIn: -1}
+			r := newTestNet().newReplicaOn(t, store, silent)
+			dag := &durableDAG{r.node, store}
+			r.reopenWith(dag, nil)
+			for i := range 4 {
+				r.publishIn("x", fmt.Sprint("/", i), "v")
+			}
+			r.committer.portion.Store(2)
+			store.setFailIn(failIn)
+			if _, err := r.PurgeDAG(ctx, "x"); errors.Is(err, errFault) != (failIn < 2) {
+				t.Fatalf("Sync %d: %v", failIn, err)
+			}
+			store.setFailIn(-1)
+			if restart {
+				r.reopenWith(dag, nil)
+			}
+			_, err := r.PurgeDAG(ctx, "x")
+			r.must(err)
+			r.checkPurged()
+		}
+	}
+}
+
+// A block stays as long as somebody is about to read a value from it.
+func TestPurgeWaitsForReadersOfValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t)
+		old := r.publishIn("x", "/k", "old")
+		r.put("/k", "new")
+		gate := &gatedDAG{DAGService: r.node, of: old.Cid, open: make(chan struct{})}
+		r.reopenWith(gate, nil)
+		removed := make(chan error)
+		go func() { removed <- r.tryRemoveWinner("/k") }()
+		synctest.Wait() // it reads the old value
+		purged := make(chan error)
+		go func() { _, err := r.PurgeDAG(ctx, "x"); purged <- err }()
+		synctest.Wait()
+		close(gate.open)
+		r.must(errors.Join(<-removed, <-purged))
+		if got := r.get("/k"); got != "(none)" {
+			t.Errorf("Get: %q", got)
+		}
+	})
 }
