@@ -55,7 +55,7 @@ func (all checkpoints) newest() tips {
 	}
 	newest := make(map[string]*checkpoint)
 	for _, cp := range all {
-		if best := newest[cp.tip.DAGName]; cp.canDropBelow() && (best == nil || cp.tip.Height > best.tip.Height) {
+		if best := newest[cp.tip.DAGName]; cp.state == checkpointHeld && (best == nil || cp.tip.Height > best.tip.Height) {
 			newest[cp.tip.DAGName] = cp
 		}
 	}

@@ -68,7 +68,7 @@ type drop struct {
 	segments []segment   // of these
 	reader   briefReader
 	values   keptValues
-	pages    map[blockID]bool // blocks that stay in the DAG service, as they are pages too
+	pages    map[blockID]bool // blocks that stay in the DAG service, as they are pages too; nil: not known yet
 	done     Compaction
 	unread   error // of a page that could not be read
 
@@ -107,20 +107,13 @@ func (k *keeper) drop(ctx context.Context, dagName string, at time.Time) (done C
 
 // heldAt returns the checkpoints of a DAG that were held at some time.
 func (all checkpoints) heldAt(dagName string, at time.Time) checkpoints {
-	return all.of(dagName).where(func(cp *checkpoint) bool { return cp.canDropBelow() && !cp.since.After(at) })
+	return all.of(dagName).where(func(cp *checkpoint) bool { return cp.state == checkpointHeld && !cp.since.After(at) })
 }
-
-// canDropBelow reports whether what a checkpoint covers may be dropped.
-func (cp *checkpoint) canDropBelow() bool { return cp.state == checkpointHeld }
 
 // dropBlocks drops the blocks that have a row and are covered, once no value stands in them
 // alone.
 func (d *drop) dropBlocks(ctx context.Context) error {
 	if err := d.keepLosers(ctx); err != nil {
-		return err
-	}
-	var err error
-	if d.pages, err = d.pageIDs(ctx); err != nil {
 		return err
 	}
 	for r, err := range d.store.blockRows(ctx, d.store.keys.blocks, true) {
@@ -163,6 +156,12 @@ func (d *drop) addIf(ctx context.Context, id blockID) error {
 func (d *drop) remove(ctx context.Context) error {
 	if len(d.ids) == 0 {
 		return nil
+	}
+	if d.pages == nil {
+		var err error
+		if d.pages, err = d.pageIDs(ctx); err != nil {
+			return err
+		}
 	}
 	if err := d.nameBlocks(ctx); err != nil {
 		return err

@@ -63,7 +63,7 @@ func (k *keeper) nextDue() (next *checkpoint, due time.Time) {
 		return nil, due
 	}
 	for id, cp := range k.committer.frontier.checkpoints() {
-		if cp.canDropBelow() && !k.dropped[id] && (next == nil || cp.since.Before(next.since)) {
+		if cp.state == checkpointHeld && !k.dropped[id] && (next == nil || cp.since.Before(next.since)) {
 			next = cp
 		}
 	}

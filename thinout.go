@@ -62,7 +62,7 @@ func (k *keeper) coveredTwice(ctx context.Context, held checkpoints) (old []*che
 				depth[cp.id] = depth[above.id] + 1
 			}
 		}
-		if depth[cp.id] > 1 && cp.canDropBelow() {
+		if depth[cp.id] > 1 && cp.state == checkpointHeld {
 			old = append(old, cp)
 		}
 	}
