@@ -324,15 +324,15 @@ func (p *purge) forgetAll(ctx context.Context) (removed int, err error) {
 		if err != nil {
 			return removed, err
 		}
-		done, err := p.forget(ctx, blocks)
+		done, gone, err := p.forget(ctx, blocks)
 		if err != nil {
 			return removed, err
 		}
-		n, err = p.checkpointer.removeUnmarked(ctx, withoutPages(done, p.pages))
+		n, err = p.checkpointer.removeUnmarked(ctx, gone)
 		if removed += n; err != nil {
 			return removed, err
 		}
-		order = order[len(done):]
+		order = order[done:]
 	}
 	return removed, nil
 }
@@ -362,20 +362,22 @@ func (p *purge) eachOf(ctx context.Context, ids []blockID, f func(*block) error)
 	})
 }
 
-// forget commits as many of the blocks as fit, and returns which.
-func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, err error) {
+// forget commits as many of the blocks as fit, and returns how many, and which of them are to
+// be removed from the DAG service.
+func (p *purge) forget(ctx context.Context, blocks []*block) (done int, gone []blockID, err error) {
 	for {
 		err = p.committer.do(ctx, func(c *commit) error {
 			c.set.purge, c.dag.purge = nil, nil // to it the blocks are merged still
 			var err error
 			done, err = p.fill(ctx, c, blocks)
+			gone = c.dag.purged
 			return err
 		})
 		if err != errUnexplained {
-			return done, err
+			return done, gone, err
 		}
 		if err := p.explain(ctx); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 	}
 }
@@ -384,28 +386,30 @@ func (p *purge) forget(ctx context.Context, blocks []*block) (done []blockID, er
 // and take a further block yet.
 const maxUncoveredKeys = 64
 
-func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done []blockID, err error) {
-	for uncovered := 0; len(done) < len(blocks) && uncovered < maxUncoveredKeys; {
-		b := blocks[len(done)]
+func (p *purge) fill(ctx context.Context, c *commit, blocks []*block) (done int, err error) {
+	c.dag.purged = []blockID{}
+	for uncovered := 0; done < len(blocks) && uncovered < maxUncoveredKeys; done++ {
+		b := blocks[done]
 		for key := range b.versions() {
 			n, err := p.forgetVersion(ctx, c, versionName{key, b.id})
 			if err != nil {
-				return nil, err
+				return 0, err
 			}
 			uncovered += n
 		}
 		if err := c.set.forgetClaims(ctx, b); err != nil {
-			return nil, err
+			return 0, err
 		}
 		c.checkpoints.removeIdle(b.id)
 		wants, err := c.dag.forget(ctx, b)
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		p.wants = append(p.wants, wants...)
-		done = append(done, b.id)
+		if !p.pages[b.id] {
+			c.dag.purged = append(c.dag.purged, b.id)
+		}
 	}
-	c.dag.purged = withoutPages(done, p.pages)
 	return done, nil
 }
 
