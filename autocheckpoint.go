@@ -73,13 +73,10 @@ func (m *maker) makeDue(ctx context.Context) (did bool, err error) {
 	if !m.chores.isTime(m.due.since.Add(m.wait())) || !m.chores.isTime(m.due.left) {
 		return false, nil
 	}
-	err = errLeftToPeer
-	if !m.mayLeave() {
-		err = m.do(ctx, "", func(ctx context.Context) error {
-			_, err := m.checkpointDAG(ctx, "", m.mayLeave)
-			return err
-		})
-	}
+	err = m.do(ctx, "", func(ctx context.Context) error {
+		_, err := m.checkpointDAG(ctx, "", m.mayLeave)
+		return err
+	})
 	switch {
 	case errors.Is(err, errLeftToPeer):
 		m.due.left = time.Now().Add(m.opts.RebroadcastInterval)

@@ -113,7 +113,7 @@ func TestCheckpointIsLeftToAPeer(t *testing.T) {
 		r.put(fmt.Sprint("/a", i), "")
 	}
 	job := r.byHand("")
-	for left := range 2 { // before the fold, and after
+	for left := range 2 { // at the start, and after the fold
 		blocks, asked := r.countBlocks(), 0
 		_, err := job.checkpointDAG(ctx, "", func() bool { asked++; return asked > left })
 		if !errors.Is(err, errLeftToPeer) || r.newestHeld() != nil {

@@ -93,11 +93,11 @@ func (m *maker) checkpointDAG(ctx context.Context, dagName string, mayLeave func
 	if head, ok := m.unchanged(dagName); ok {
 		return head, nil
 	}
-	if err := m.tidy(ctx, dagName); err != nil {
-		return Head{}, err
-	}
 	if mayLeave != nil && mayLeave() {
 		return Head{}, errLeftToPeer
+	}
+	if err := m.tidy(ctx, dagName); err != nil {
+		return Head{}, err
 	}
 	heads := m.headsToFold(dagName)
 	if len(heads) == 0 {
