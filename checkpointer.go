@@ -19,7 +19,7 @@ func newCheckpointer(ctx context.Context, c *committer, f *fetcher, r *repairer,
 	jobs.alone <- struct{}{}
 	jobs.lies = boundedLog{write: opts.Logger.Errorf, what: "false checkpoint"}
 	cp := &checkpointer{checkpointJobs: jobs, maker: &maker{checkpointJobs: jobs}, keeper: &keeper{checkpointJobs: jobs}, repairer: r}
-	cp.verifier = &verifier{checkpointJobs: jobs, isWaitedFor: cp.isWaitedFor}
+	cp.verifier = &verifier{checkpointJobs: jobs, isWaitedFor: func() bool { return cp.isWaitedFor() || cp.isToTake() }}
 	cp.keeper.isToJudge = cp.verifier.isToJudge
 	cp.taker = &taker{checkpointJobs: jobs, fetcher: f, isWaitedFor: func() bool { return cp.isWaitedFor() || cp.isToVerify() }, repairer: r}
 	for _, do := range []func(context.Context) (bool, error){cp.finishCutOff, cp.takeJob, cp.verifyNext, cp.makeDue, cp.dropDue, cp.thinOut} {

@@ -328,3 +328,23 @@ func TestPurgeEndsACompaction(t *testing.T) {
 	}
 	r.must(<-purged)
 }
+
+// While pages are waited for, a check makes way for a take, and a take for a check.
+func TestTakesAndChecksMakeWayForEachOther(t *testing.T) {
+	net := newTestNet()
+	liar, r := net.node(), net.newReplica(t, silent)
+	c := r.checkpointer
+	c.chores.stop() // nothing is done by itself from now on
+	if c.verifier.isWaitedFor() || c.taker.isWaitedFor() {
+		t.Error("something is to be done already")
+	}
+	r.pendingCheckpoint(liar, 0)
+	if !c.verifier.isWaitedFor() || c.taker.isWaitedFor() {
+		t.Error("a check does not make way for the take, or this for itself")
+	}
+	r.put("/a", "1")
+	r.awaitMerged(r.forgeCheckpoint(liar, r.sound().snapshot).Cid)
+	if !c.taker.isWaitedFor() {
+		t.Error("a take does not make way for the check")
+	}
+}

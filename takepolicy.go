@@ -76,6 +76,12 @@ func (t *taker) nextToTake(ctx context.Context) (next *checkpoint, err error) {
 	return next, nil
 }
 
+// isToTake reports whether any may be taken now.
+func (t *taker) isToTake() bool {
+	next, err := t.nextToTake(t.chores.ctx)
+	return next != nil && err == nil
+}
+
 // isMoreUrgent compares checkpoints that are to be taken. After one that could not be taken
 // any will do, once: liars can always be higher, and below an honest one there may be many
 // that nobody holds any more.
