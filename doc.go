@@ -172,6 +172,7 @@
 //     removed, and taketell.go tells those that wait for it. takepolicy.go says which
 //     checkpoints are taken, and what is not fetched or merged meanwhile. early.go adds and
 //     removes versions whose blocks are not merged. dagof.go finds out of which DAG a block is.
+//     invain.go removes blocks that came too late to be merged.
 //   - migrate.go turns stores of formats 0 and 1 into format 2, in New, and
 //     downgrade.go turns them back. mixed.go merges what the old module wrote
 //     into one of format 2, and rows of both formats that are left when a
@@ -498,8 +499,10 @@
 //     garbage collector of the DAG service must leave them alone. A Delete removes a
 //     key's losers, and so does a Put with Options.SupersedingPuts.
 //   - What was fetched below a checkpoint before this came to be taken, and not merged, is
-//     removed once it is held if Options.KeepHistory is set, but for what had been announced
-//     and nothing links to. Otherwise it stays, also when Compact is called.
+//     removed once it is held if Options.KeepHistory is set, mostly, and not after a restart.
+//     Otherwise it stays, also when Compact is called.
+//   - What is dropped or purged is removed also from others who keep the same block in the same
+//     DAG service.
 //   - What has come of the pages of a checkpoint that was never held, as a fold or a take of
 //     it was given up or it is void, stays. A value of more than 64 KiB is a page of its own,
 //     a raw block: it goes with the last checkpoint that has it, also if something else

@@ -26,6 +26,7 @@ type fetcher struct {
 	scheduler *scheduler  // and the budgets of classes
 	timer     *time.Timer // for scheduler.tick
 	timerAt   time.Time   // when it fires; zero: it is not set
+	inVain    map[blockID]bool
 }
 
 func newFetcher(ctx context.Context, blocks *blockStore, opts *Options, classes *sizeClasses) *fetcher {
@@ -137,6 +138,7 @@ func (f *fetcher) deliver(r *request, a *arrival) {
 	wanted := f.scheduler.answered(r)
 	f.mu.Unlock()
 	if !wanted { // removed meanwhile
+		f.noteInVain(a)
 		f.release(a.room)
 		return
 	}

@@ -275,6 +275,10 @@ func (m *merger) addArrival(ctx context.Context, c *commit, a *arrival) error {
 	if m.fetcher.isRemoved(a.missing) { // it has been purged since it was fetched
 		return nil
 	}
+	if hidden, err := c.dag.hides(ctx, a.missing.id); err != nil || hidden {
+		m.fetcher.noteInVain(a)
+		return err
+	}
 	if a.err == nil {
 		a.block.queued = a.missing.queued
 		return c.merge(ctx, a.block)

@@ -282,24 +282,6 @@ func TestWritesBesideATake(t *testing.T) {
 	waitFor(t, "what is above to be complete", func() bool { return r.state(above) == complete })
 }
 
-// What has been fetched and not merged, as a checkpoint that covers it came to be taken,
-// would stay for ever: no row says that it is here.
-func TestTakeRemovesWhatWasFetchedInVain(t *testing.T) {
-	for _, keep := range []time.Duration{0, time.Hour} {
-		s := newTakeTest(t, manyVersions)
-		f := s.author.snapshot("")
-		c := f.publish(t, s.server)
-		s.serve(t, f.links[0])
-		r := s.net.newReplica(t, func(o *Options) { o.KeepHistory = keep })
-		by, cp := r.beginTake(c)
-		r.must(r.node.addRaw(f.links[0].Cid(), s.author.node.raw(f.links[0])))
-		r.must(by.take(ctx, cp.id))
-		if stays := r.node.raw(f.links[0]) != nil; stays != (keep == 0) {
-			t.Errorf("history is kept for %s, and the block stays: %v", keep, stays)
-		}
-	}
-}
-
 // What is announced and hidden by a take is not fetched. If nothing links to it, no row would
 // say that it is here.
 func TestTakeFetchesNothingThatIsAnnounced(t *testing.T) {

@@ -16,7 +16,7 @@ const (
 // in commits of bounded size. If it is cut off it begins anew, and finds what is left.
 func (t *taker) tellCover(ctx context.Context, cp *checkpoint) error {
 	keys := t.store.keys
-	if err := t.removeFetched(ctx, cp); err != nil {
+	if err := t.removeInVain(ctx, cp); err != nil {
 		return err
 	}
 	for _, prefix := range []string{keys.waiting + "/w", keys.queue} {
@@ -35,32 +35,6 @@ func (t *taker) tellCover(ctx context.Context, cp *checkpoint) error {
 		now.checkpoints.set(cp)
 		return nil
 	})
-}
-
-// removeFetched removes blocks of the cover that may have been fetched before it was known
-// that they need not be merged. Nothing else says that they are here: a drop would not find
-// them. Where history is never dropped they stay, as others might share the DAG service.
-func (t *taker) removeFetched(ctx context.Context, cp *checkpoint) error {
-	if t.opts.KeepHistory == 0 {
-		return nil
-	}
-	pages, err := t.pageIDs(ctx)
-	if err != nil {
-		return err
-	}
-	for r, err := range t.coveredRows(ctx, cp, t.store.keys.queue) {
-		gone := false
-		if err == nil && !pages[r.id] {
-			gone, err = t.store.isGone(ctx, r.id) // or it has been merged, and others may have to be told
-		}
-		if err == nil && gone {
-			_, err = t.blocks.removeAll(ctx, []blockID{r.id})
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // A rowOfCover is a row whose name ends with a block of a cover.
