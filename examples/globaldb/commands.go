@@ -167,6 +167,7 @@ func (s *shell) stats(ctx context.Context, _ []string) error {
 	if last := stats.LastCheckpoint; last.Cid.Defined() {
 		fmt.Fprintf(t, "last checkpoint\t%s\n\t%s, %d entries, %d blocks since\n", last.Head, last.Held.Format(time.DateTime), last.Entries, last.BlocksSince)
 	}
+	fmt.Fprintf(t, "void checkpoints\t%d\ndirty\t%t\n", stats.VoidCheckpoints, s.node.replica.IsDirty(ctx))
 	return t.Flush()
 }
 

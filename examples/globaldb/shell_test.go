@@ -97,7 +97,8 @@ func TestList(t *testing.T) {
 func TestStatsAndDAG(t *testing.T) {
 	s := startSession(t, local(t.TempDir())...)
 	s.ask("put /k v")
-	if got := strings.Join(strings.Fields(s.ask("stats")), " "); !strings.HasPrefix(got, "keys 1 peers 0 queued jobs 0 height 1 heads 1 bafy") {
+	got := strings.Join(strings.Fields(s.ask("stats")), " ")
+	if !strings.HasPrefix(got, "keys 1 peers 0 queued jobs 0 height 1 heads 1 bafy") || !strings.HasSuffix(got, "void checkpoints 0 dirty false") {
 		t.Errorf("stats prints %q", got)
 	}
 	if got := s.ask("dag"); !strings.HasPrefix(got, "digraph") {
