@@ -4,6 +4,8 @@ package bed
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,6 +126,13 @@ func (d *DAG) keep(b blocks.Block) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.blocks[b.Cid()] = bare
+}
+
+// All returns the blocks there are.
+func (d *DAG) All() []blocks.Block {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.Collect(maps.Values(d.blocks))
 }
 
 // Weight is how many blocks there are, and their bytes.

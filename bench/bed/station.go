@@ -17,6 +17,9 @@ func NewStation(say func(message []byte)) *Station {
 	return &Station{say: say, Heard: make(chan []byte, 1<<14)}
 }
 
+// NewQuietStation makes one that says nothing to anybody, and hears nothing.
+func NewQuietStation() *Station { return &Station{say: Silent} }
+
 // Broadcast implements crdt.Broadcaster.
 func (s *Station) Broadcast(_ context.Context, message []byte) error {
 	s.say(message)

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	ds "github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/sync"
 	badger "github.com/ipfs/go-ds-badger4"
 	pebble "github.com/ipfs/go-ds-pebble"
 )
@@ -16,6 +17,7 @@ import (
 const (
 	Badger = "badger"
 	Pebble = "pebble"
+	Map    = "map" // go-datastore's, with a lock around it
 )
 
 // OpenStore opens a store that does not wait for the disk: how fast that is says
@@ -31,6 +33,8 @@ func OpenStore(kind, dir string) (ds.Batching, error) {
 		return badger.NewDatastore(dir, &opts)
 	case Pebble:
 		return pebble.NewDatastore(dir) // does not sync unless told to
+	case Map:
+		return sync.MutexWrap(ds.NewMapDatastore()), nil
 	}
 	return nil, fmt.Errorf("there is no store %q, only %s and %s", kind, Badger, Pebble)
 }

@@ -22,7 +22,7 @@ import (
 func main() {
 	list := flag.Bool("list", false, "print all scenarios as JSON, and measure nothing")
 	name := flag.String("scenario", "", "the `name` of what to measure")
-	store := flag.String("store", bed.Badger, "badger or pebble")
+	store := flag.String("store", bed.Badger, "badger, pebble or map")
 	raw := flag.Bool("raw", false, "measure the bare store, without a replica")
 	quick := flag.Bool("quick", false, "measure much less")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of the scenario to a `file`")
