@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-ds-crdt/pb"
 	logging "github.com/ipfs/go-log/v2"
@@ -33,19 +34,20 @@ type committer struct {
 	turn chan struct{} // holds one token; whoever takes it may commit
 
 	// Owned by the holder of the turn:
-	stale             bool      // a write failed, and the store must be looked at again
-	unsure            *commit   // the one whose write failed: it may have been made
-	mayHaveTombstones bool      // in the store
-	mayHaveEarly      bool      // versions whose blocks are not merged: a take has begun some time
-	mayHaveClaims     bool      // in the store, or rows of what summaries sum up
-	fewer             bool      // some of these rows have gone since they were looked for
-	bound             keyBound  // of the keys that have records in it
-	untold            []blockID // settled blocks with queue rows, whose parents have still to be told
-	unread            bool      // there are more of these than find a place
-	spread            int       // maxSpread, but for tests
-	uncovers          int       // maxValueBytes, likewise
-	checkpointEvery   int64     // Options.CheckpointEvery
-	purge             *purge    // that is going on, or nil
+	stale             bool                // a write failed, and the store must be looked at again
+	unsure            *commit             // the one whose write failed: it may have been made
+	mayHaveTombstones bool                // in the store
+	mayHaveEarly      bool                // versions whose blocks are not merged: a take has begun some time
+	mayHaveClaims     bool                // in the store, or rows of what summaries sum up
+	fewer             bool                // some of these rows have gone since they were looked for
+	ahead             map[*readAhead]bool // going on, or of commits that are still to come
+	bound             keyBound            // of the keys that have records in it
+	untold            []blockID           // settled blocks with queue rows, whose parents have still to be told
+	unread            bool                // there are more of these than find a place
+	spread            int                 // maxSpread, but for tests
+	uncovers          int                 // maxValueBytes, likewise
+	checkpointEvery   int64               // Options.CheckpointEvery
+	purge             *purge              // that is going on, or nil
 	skips             skips
 	voids             boundedLog
 
@@ -117,6 +119,8 @@ type commit struct {
 	rows   []row   // what it writes
 	events []event // what the hooks are told when it is written
 	isDue  bool    // a checkpoint is, now that it is written
+
+	held time.Duration // how long it held the turn, once that is over
 }
 
 // beginInTurn starts a commit. A commit that is not finished leaves no trace.
@@ -142,6 +146,7 @@ func (c *committer) beginInTurn(ctx context.Context) (*commit, error) {
 
 // reloadInTurn brings what is kept in memory in line with the store.
 func (c *committer) reloadInTurn(ctx context.Context) error {
+	c.spoilInTurn()
 	if err := c.store.redo(ctx); err != nil {
 		return err
 	}
@@ -330,6 +335,7 @@ func (c *committer) writeInTurn(ctx context.Context, now *commit) error {
 	if err := c.blocks.addAll(ctx, now.made); err != nil {
 		return err
 	}
+	c.outdateInTurn(now.rows)
 	if err := c.store.write(ctx, now.rows); err != nil {
 		c.stale, c.unsure = true, now
 		c.recheck.ring()
@@ -483,11 +489,13 @@ func (c *committer) attempt(ctx context.Context, values map[versionName]*loser, 
 	}
 	defer c.hooks.runHooks()
 	defer c.release()
+	began := time.Now()
 	ctx = context.WithoutCancel(ctx) // a commit is not cut off half-way
 	commit, err := c.beginInTurn(ctx)
 	if err != nil {
 		return err
 	}
+	defer func() { commit.held = time.Since(began) }()
 	commit.set.fetched = values
 	if err := change(commit); err != nil {
 		return err

@@ -111,7 +111,7 @@ func (d *Datastore) build(ctx context.Context, bcast Broadcaster) {
 	d.committer = newCommitter(d.store, d.blocks, d.frontier, d.hooks, callbacks{reloaded: d.fetcher.unread.ring, published: d.announcer.announce, checkpointSeen: func() { d.checkpointer.chores.wake() }}, d.log)
 	d.committer.walks, d.committer.checkpointEvery = d.opts.WalkHistory, int64(d.opts.CheckpointEvery)
 	d.writer = &writer{committer: d.committer, maxDelta: d.opts.MaxBatchDeltaSize, supersede: d.opts.SupersedingPuts}
-	d.merger = &merger{committer: d.committer, ctx: ctx, log: d.log, fetcher: d.fetcher, classes: classes, cascadeStep: maxSpread, refusals: boundedLog{write: d.log.Warnf, what: "refusing a block"}}
+	d.merger = newMerger(ctx, d.committer, d.fetcher, classes, d.log)
 	d.repairer = newRepairer(d.committer, d.fetcher, d.log)
 	d.checkpointer = newCheckpointer(ctx, d.committer, d.fetcher, d.repairer, d.opts)
 	d.repairer.failed = d.checkpointer.chores.wake

@@ -1,5 +1,7 @@
 package crdt
 
+import "context"
+
 // check panics unless a commit that is about to be written holds together, as far as
 // can be seen without reading the store. See invariants.
 func (c *commit) check() {
@@ -47,5 +49,17 @@ func (c *dagChange) check() {
 			continue
 		}
 		mustHold(m.state == pending || !changed || queued != nil, "others wait for block %s, which is %d and not queued", id.Cid(), m.state)
+	}
+}
+
+// checkAhead panics unless what was read ahead is what the store has now.
+func (c *commit) checkAhead() {
+	for key, k := range c.set.ahead {
+		now, err := c.committer.store.loadKey(context.Background(), key)
+		if err != nil { // the store fails, or what it has is no record
+			continue
+		}
+		same := (k.before == nil) == (now.before == nil) && (k.before == nil || k.before.same(now.before))
+		mustHold(same, "the record of %s that was read ahead is out of date", key)
 	}
 }

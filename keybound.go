@@ -32,10 +32,10 @@ func (b *keyBound) raise(touched []*keyChange) {
 	}
 }
 
-// loadKey reads the record of a key, unless it is known that there is none.
-func (c *setChange) loadKey(ctx context.Context, key string) (*keyChange, error) {
-	if c.bound.excludes(key) {
+// loadUnless reads the record of a key, unless it is known that there is none.
+func (s *rowStore) loadUnless(ctx context.Context, bound keyBound, key string) (*keyChange, error) {
+	if bound.excludes(key) {
 		return newKeyChange(key), nil
 	}
-	return c.store.loadKey(ctx, key)
+	return s.loadKey(ctx, key)
 }

@@ -23,7 +23,8 @@ type merger struct {
 	readers   sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals  boundedLog
 
-	cascadeStep   int // how many untold blocks the next commit takes up at most
+	pace          pace // what one commit merges, as weight counts it
+	cascadeStep   int  // how many untold blocks the next commit takes up at most
 	cascadeFailed time.Time
 }
 
@@ -32,6 +33,39 @@ const (
 	maxGroupBlocks = 256     // in one commit
 	maxGroupSize   = 8 << 20 // in one commit, as footprint counts bytes
 )
+
+// Local writes wait for a commit of the merger: its pace says how much goes into one. A large
+// block is a commit of its own.
+const (
+	minGroupWeight   = 64
+	firstGroupWeight = 256
+	maxGroupWeight   = 64 << 10
+)
+
+// weight is how much work it is to merge a block, in terms of one version that comes or goes.
+func (a *arrival) weight() int {
+	if a.block == nil {
+		return blockWeight
+	}
+	d := a.block.delta
+	return blockWeight + len(d.elements) + len(d.tombstones) + len(d.claims)
+}
+
+// blockWeight is that of the block itself: its mark, and those of what it links to.
+const blockWeight = 4
+
+func newMerger(ctx context.Context, c *committer, f *fetcher, classes *sizeClasses, log logging.StandardLogger) *merger {
+	return &merger{
+		committer:   c,
+		ctx:         ctx,
+		log:         log,
+		fetcher:     f,
+		classes:     classes,
+		pace:        pace{now: firstGroupWeight, least: minGroupWeight, most: maxGroupWeight},
+		cascadeStep: maxSpread,
+		refusals:    boundedLog{write: log.Warnf, what: "refusing a block"},
+	}
+}
 
 func (m *merger) run() {
 	defer m.readers.Wait()
@@ -99,12 +133,12 @@ func (m *merger) mergeSmall() {
 // collect takes along what else has arrived in the same size class.
 func (m *merger) collect(first *arrival) []*arrival {
 	m.committer.hooks.waitWhileFull()
-	group, size := []*arrival{first}, first.size()
-	for len(group) < maxGroupBlocks && size < maxGroupSize {
+	group, size, weight := []*arrival{first}, first.size(), first.weight()
+	for len(group) < maxGroupBlocks && size < maxGroupSize && weight < m.pace.now {
 		select {
 		case a := <-first.room.class.queue:
 			group = append(group, a)
-			size += a.size()
+			size, weight = size+a.size(), weight+a.weight()
 		default:
 			return group
 		}
@@ -238,14 +272,20 @@ func (m *merger) readValues(b *missingBlock, missing missingValues, known map[ve
 
 // commitGroup commits a group in one piece and tells the fetcher what is missing.
 func (m *merger) commitGroup(group []*arrival) error {
+	ahead, err := m.committer.readAhead(m.ctx, keysOf(group))
+	if err != nil {
+		return err
+	}
 	var c *commit
-	err := m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
+	err = m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
 		c = now
+		now.use(ahead)
 		return m.fill(context.WithoutCancel(m.ctx), now, group)
 	})
 	if err != nil {
 		return err
 	}
+	m.pace.adapt(c.held)
 	children, missing := make(map[blockID][]wanted), make([]blockID, 0, len(c.dag.wants))
 	for _, w := range c.dag.wants {
 		if c.dag.queue[w.id] != nil { // or else it is among the group
@@ -260,9 +300,6 @@ func (m *merger) commitGroup(group []*arrival) error {
 }
 
 func (m *merger) fill(ctx context.Context, c *commit, group []*arrival) error {
-	if err := c.set.loadAhead(ctx, keysOf(group)); err != nil {
-		return err
-	}
 	for _, a := range group {
 		if err := m.addArrival(ctx, c, a); err != nil {
 			return err

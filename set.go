@@ -3,11 +3,9 @@ package crdt
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 
 	"github.com/ipfs/go-ds-crdt/pb"
-	"golang.org/x/sync/errgroup"
 )
 
 // A setChange is what one commit does to the set: an add-wins observed-removed
@@ -22,7 +20,7 @@ import (
 type setChange struct {
 	store      *rowStore
 	keys       map[string]*keyChange
-	ahead      map[string]*keyChange  // loaded by loadAhead; keys has those that were touched
+	ahead      map[string]*keyChange  // read beforehand; keys has those that were touched
 	order      []*keyChange           // in the order of first touch, for the hooks
 	tombstones map[versionName]bool   // rows to put (true) or remove (false)
 	fetched    map[versionName]*loser // values read from blocks beforehand
@@ -154,46 +152,13 @@ func (c *setChange) load(ctx context.Context, key string) (*keyChange, error) {
 	k := c.ahead[key]
 	if k == nil {
 		var err error
-		if k, err = c.loadKey(ctx, key); err != nil {
+		if k, err = c.store.loadUnless(ctx, c.bound, key); err != nil {
 			return nil, err
 		}
 	}
 	c.keys[key] = k
 	c.order = append(c.order, k)
 	return k, nil
-}
-
-// fewKeys are not worth being loaded ahead.
-const fewKeys = 128
-
-// loadAhead loads the records of keys that the commit is going to touch. Most of
-// the time of a large commit goes into this, and stores are faster when they are
-// asked in order and from several goroutines.
-func (c *setChange) loadAhead(ctx context.Context, keys []string) error {
-	if len(keys) < fewKeys {
-		return nil
-	}
-	slices.Sort(keys)
-	keys = slices.Compact(keys)
-	loaded := make([]*keyChange, len(keys))
-	step := len(keys)/(2*runtime.GOMAXPROCS(0)) + 1
-	var group errgroup.Group
-	for from := 0; from < len(keys); from += step {
-		group.Go(func() (err error) {
-			for i := from; i < min(from+step, len(keys)) && err == nil; i++ {
-				loaded[i], err = c.loadKey(ctx, keys[i])
-			}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	c.ahead = make(map[string]*keyChange, len(keys))
-	for _, k := range loaded {
-		c.ahead[k.key] = k
-	}
-	return nil
 }
 
 // keysBy returns the keys of what is to be touched.

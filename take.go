@@ -244,12 +244,14 @@ func (p *takenPart) isFull(next *entry) bool {
 
 // addPart merges some entries in one commit. It returns how long that held the turn.
 func (t *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool) (held time.Duration, err error) {
-	var began time.Time
+	ahead, err := t.committer.readAhead(ctx, p.keys)
+	if err != nil {
+		return 0, err
+	}
+	var c *commit
 	err = t.update(ctx, id, func(now *commit, cp *checkpoint) error {
-		began = time.Now()
-		if err := now.set.loadAhead(ctx, p.keys); err != nil {
-			return err
-		}
+		c = now
+		now.use(ahead)
 		for _, e := range p.entries {
 			if err := now.addEntry(ctx, e, some); err != nil {
 				return err
@@ -259,7 +261,10 @@ func (t *taker) addPart(ctx context.Context, id blockID, p *takenPart, some bool
 		now.checkpoints.set(cp)
 		return nil
 	})
-	return time.Since(began), err
+	if err != nil {
+		return 0, err
+	}
+	return c.held, nil
 }
 
 // addEntry merges an entry of a snapshot. A version is not added if its block has been
