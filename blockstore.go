@@ -202,6 +202,7 @@ func fetch(ctx context.Context, from ipld.NodeGetter, l link) ([]byte, error) {
 	return node.RawData(), nil
 }
 
+// limit returns a context for one request. It ends when Options.DAGSyncerTimeout has passed.
 func (s *blockStore) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.timeout == 0 {
 		return context.WithCancel(ctx)

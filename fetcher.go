@@ -59,7 +59,7 @@ func (f *fetcher) tell(event func(s *scheduler, now time.Time)) {
 }
 
 func (f *fetcher) startLocked(r *request) {
-	ctx, cancel := context.WithCancel(f.ctx)
+	ctx, cancel := f.blocks.limit(f.ctx)
 	r.cancel = cancel
 	var s *session
 	if r.block.attempts == 0 { // what was unavailable in its session is asked for outside it
@@ -97,7 +97,7 @@ func (f *fetcher) tick() {
 func (f *fetcher) fetch(ctx context.Context, r *request, l link, s *session) {
 	raw, err := f.getRaw(ctx, l, r.group, s)
 	if err == nil {
-		err = f.bring(ctx, r, raw)
+		err = f.bring(r, raw)
 	}
 	f.tell(func(s *scheduler, now time.Time) {
 		r.cancel()
@@ -106,7 +106,7 @@ func (f *fetcher) fetch(ctx context.Context, r *request, l link, s *session) {
 }
 
 // bring hands a block to the merger, if there is room for it.
-func (f *fetcher) bring(ctx context.Context, r *request, raw []byte) error {
+func (f *fetcher) bring(r *request, raw []byte) error {
 	need := f.classes.need(raw) // it reads all of raw: not under the lock
 	f.mu.Lock()
 	room, ok := f.scheduler.reserve(r, need)
@@ -114,7 +114,7 @@ func (f *fetcher) bring(ctx context.Context, r *request, raw []byte) error {
 	if !ok {
 		return nil
 	}
-	a, err := f.arrivalOf(ctx, r.block.id, raw, room)
+	a, err := f.arrivalOf(r.block.id, raw, room)
 	if err == nil {
 		f.deliver(r, a)
 	}
@@ -123,8 +123,8 @@ func (f *fetcher) bring(ctx context.Context, r *request, raw []byte) error {
 
 // arrivalOf makes an arrival of a block for which there is room: to be merged, or to be
 // refused. If neither is clear, it gives the room back.
-func (f *fetcher) arrivalOf(ctx context.Context, id blockID, raw []byte, room reservation) (*arrival, error) {
-	b, err := f.blocks.judge(ctx, id, raw)
+func (f *fetcher) arrivalOf(id blockID, raw []byte, room reservation) (*arrival, error) {
+	b, err := f.blocks.judge(f.ctx, id, raw)
 	if err != nil && !isFinal(err) {
 		f.release(room)
 		return nil, err
@@ -160,7 +160,7 @@ func (f *fetcher) open(id blockID, raw []byte) *arrival {
 	if !ok {
 		return nil
 	}
-	a, _ := f.arrivalOf(f.ctx, id, raw, need)
+	a, _ := f.arrivalOf(id, raw, need)
 	return a
 }
 

@@ -60,11 +60,11 @@ func (f *fetcher) getRaw(ctx context.Context, l link, g *fetchGroup, s *session)
 	if s != nil {
 		inside, cancel := context.WithTimeout(ctx, sessionPatience)
 		defer cancel()
-		raw, err := f.blocks.fetch(inside, s.from, l)
+		raw, err := fetch(inside, s.from, l)
 		f.leave(g, s, err == nil)
 		if err == nil || inside.Err() == nil || ctx.Err() != nil {
 			return raw, err
 		}
 	}
-	return f.blocks.fetch(ctx, f.blocks.service, l)
+	return fetch(ctx, f.blocks.service, l)
 }
