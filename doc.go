@@ -140,6 +140,8 @@
 //     back. It and pages.go alone talk to the DAG service, and they check all that comes
 //     from it.
 //   - mark.go is how the mark of a block is stored, and waiters.go what waits for it.
+//   - readahead.go reads the records that a commit of others' changes will touch before it has the
+//     turn, and pace.go says how much of a long job goes into one commit: local writes wait for it.
 //   - keybound.go saves commits from looking for the records of keys that are above all others.
 //   - values.go reads losers from their blocks, when a commit uncovers them. briefreader.go
 //     reads blocks that may be lost.
@@ -434,7 +436,8 @@
 //   - Decoded blocks that are not merged yet take up to 16 MiB if they are small, of
 //     16 KiB at most, and up to 96 MiB otherwise. What finds no room is fetched again
 //     later (sizeclass.go).
-//   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go).
+//   - One commit merges blocks that take up to 8 MiB, or one that takes more (merge.go). It
+//     takes fewer where that would hold up local writes for more than some 5 ms.
 //     A block of 2 MiB with 200,000 keys, the costliest there is, takes some
 //     250 MiB and a second. Small blocks wait for one such at a time.
 //   - One commit tells up to 8,192 parents of what is settled below them, and looks
