@@ -23,8 +23,8 @@ type merger struct {
 	readers   sync.WaitGroup // goroutines that read values that blocks wait for
 	refusals  boundedLog
 
-	pace          pace // what one commit merges, as weight counts it
-	cascadeStep   int  // how many untold blocks the next commit takes up at most
+	pace          pace
+	cascadeStep   int // how many untold blocks the next commit takes up at most
 	cascadeFailed time.Time
 }
 
@@ -34,8 +34,9 @@ const (
 	maxGroupSize   = 8 << 20 // in one commit, as footprint counts bytes
 )
 
-// Local writes wait for a commit of the merger: its pace says how much goes into one. A large
-// block is a commit of its own.
+// Local writes wait for a commit of the merger: its pace says how much goes into one, of blocks
+// as weight counts it, and of parents that learn of settled ones. A large block is a commit of
+// its own.
 const (
 	minGroupWeight   = 64
 	firstGroupWeight = 256
@@ -49,6 +50,21 @@ func (a *arrival) weight() int {
 	}
 	d := a.block.delta
 	return blockWeight + len(d.elements) + len(d.tombstones) + len(d.claims)
+}
+
+func weightOf(group []*arrival) (weight int) {
+	for _, a := range group {
+		weight += a.weight()
+	}
+	return weight
+}
+
+// adaptPace learns from a commit of some weight. One that might have done more says nothing
+// about how long that takes.
+func (m *merger) adaptPace(c *commit, weight int) {
+	if weight >= m.pace.now || c.dag.looksLeft <= 0 || c.held > paceGoal {
+		m.pace.adapt(c.held)
+	}
 }
 
 // blockWeight is that of the block itself: its mark, and those of what it links to.
@@ -108,11 +124,15 @@ func (m *merger) continueCascade() {
 	if time.Since(m.cascadeFailed) < retryPause {
 		return
 	}
-	err := m.committer.once(m.ctx, nil, func(c *commit) error {
+	var c *commit
+	err := m.committer.once(m.ctx, nil, func(now *commit) error {
+		c = now
+		c.dag.looksLeft = min(c.dag.looksLeft, m.pace.now)
 		return c.dag.takeUp(m.ctx, m.committer.someUntoldInTurn(m.cascadeStep))
 	})
 	switch {
 	case err == nil:
+		m.adaptPace(c, 0)
 		m.cascadeStep = min(2*m.cascadeStep, maxSpread)
 	case m.ctx.Err() == nil:
 		m.log.Errorf("telling of settled blocks: %s", err)
@@ -280,12 +300,13 @@ func (m *merger) commitGroup(group []*arrival) error {
 	err = m.committer.once(m.ctx, valuesOf(group), func(now *commit) error {
 		c = now
 		now.use(ahead)
+		now.dag.looksLeft = min(now.dag.looksLeft, m.pace.now)
 		return m.fill(context.WithoutCancel(m.ctx), now, group)
 	})
 	if err != nil {
 		return err
 	}
-	m.pace.adapt(c.held)
+	m.adaptPace(c, weightOf(group))
 	children, missing := make(map[blockID][]wanted), make([]blockID, 0, len(c.dag.wants))
 	for _, w := range c.dag.wants {
 		if c.dag.queue[w.id] != nil { // or else it is among the group
