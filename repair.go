@@ -31,6 +31,11 @@ type repairer struct {
 	marked uint64     // counts MarkDirty
 }
 
+// repairPatience is how long a repair waits for a block, also where Options.DAGSyncerTimeout
+// sets no limit. What nobody has must not hold it up for ever: PurgeDAG waits for it, and a
+// checkpoint that has the block is only taken once it has failed.
+const repairPatience = 5 * time.Minute
+
 func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer {
 	r := &repairer{store: c.store, blocks: c.blocks, committer: c, fetcher: f, log: log, alone: make(chan struct{}, 1)}
 	r.alone <- struct{}{}
@@ -40,8 +45,8 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 // Repair reads every block below the heads and merges those that have not
 // been, or refuses those that break a rule, and leaves alone what lies below these, or
 // below a checkpoint whose snapshot is held.
-// It keeps the CIDs of all blocks in memory while it runs. When all is well it
-// marks the datastore clean; when blocks are unavailable, it returns an error and
+// It keeps the CIDs of all blocks in memory while it runs, and waits for none for more than
+// five minutes. When all is well it marks the datastore clean; when blocks are unavailable, it returns an error and
 // leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG
 // that is going on, and must not be called by a hook.
 func (d *Datastore) Repair(ctx context.Context) (err error) {
@@ -233,7 +238,7 @@ func (r *repairer) walk(ctx context.Context, found *findings, heads, pendingHead
 	if err != nil {
 		return err
 	}
-	found.walk = traversal{stages: stages, judged: true, enter: func(ctx context.Context, id blockID) (bool, error) {
+	found.walk = traversal{stages: stages, judged: true, patience: repairPatience, enter: func(ctx context.Context, id blockID) (bool, error) {
 		covered, err := r.store.covered(ctx, id)
 		if covered {
 			stages[id] |= known | begun

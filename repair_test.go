@@ -259,6 +259,36 @@ func TestRepairFetchesMissingChildren(t *testing.T) {
 	converge(t, a, b) // what was found below a head is no head
 }
 
+// What a store of the old module lacks may be nowhere but in a snapshot. That is only taken
+// once a repair has given up, however long a request may take.
+func TestRepairGivesUpWhatNobodyHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		patient := func(o *Options) { o.DAGSyncerTimeout, o.RebroadcastInterval = 0, time.Minute }
+		a, b := net.newReplica(t, silent, patient), net.newReplica(t, silent, patient)
+		for i := range 6 {
+			a.put(fmt.Sprint("/", i), "v")
+		}
+		gap := a.head()
+		a.put("/top", "v")
+		converge(t, a, b)
+		b.must(b.Close())
+		for _, k := range []ds.Key{b.Datastore.store.keys.block(idOf(gap)), b.Datastore.store.keys.record("/5")} {
+			b.must(b.store.Delete(ctx, k))
+		}
+		b.must(b.node.Remove(ctx, gap))
+		b.must(b.store.Put(ctx, b.Datastore.store.keys.dirty, nil))
+		a.checkpoint()
+		a.compact()
+		b.open()
+		time.Sleep(3 * b.opts.RepairInterval)
+		converge(t, a, b)
+		if b.IsDirty(ctx) {
+			t.Error("it is dirty still")
+		}
+	})
+}
+
 func TestRepairMergesWhatWasMissed(t *testing.T) {
 	r := newTestNet().newReplica(t)
 	for i := range 20 {

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"bytes"
+	"context"
 	"maps"
 	"runtime"
 	"slices"
@@ -175,8 +176,9 @@ func (c cost) minus(d cost) cost {
 // something to do.
 func (s *simulation) checkNothingGoesOn() {
 	s.t.Helper()
-	time.Sleep(4*s.unit + 2*time.Second) // for late messages and repairs
-	s.converge()                         // and for what they made replicas ask for
+	time.Sleep(4*s.unit + 2*time.Second) // for late messages
+	s.awaitRepairs()
+	s.converge() // and for what they made replicas ask for
 	before := make(map[*simReplica]cost)
 	goroutines := s.idle
 	for _, r := range s.replicas {
@@ -192,6 +194,18 @@ func (s *simulation) checkNothingGoesOn() {
 	}
 	if n := goroutinesInBubble(); n != goroutines {
 		s.t.Errorf("%d goroutines, want %d", n, goroutines)
+	}
+}
+
+// awaitRepairs waits for repairs that have begun. They may have asked, where a request may
+// take for ever, for blocks that have come to be covered since, and are nowhere.
+func (s *simulation) awaitRepairs() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 2*repairPatience)
+	defer cancel()
+	for _, r := range s.replicas {
+		r.must(r.repairer.acquireAlone(ctx))
+		r.repairer.releaseAlone()
 	}
 }
 
