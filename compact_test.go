@@ -562,3 +562,57 @@ func TestCompactLeavesTheEmptyPageOfOthers(t *testing.T) {
 		}
 	})
 }
+
+// A slowDAG keeps the answers back to its first requests for some blocks.
+type slowDAG struct {
+	ipld.DAGService
+	of    map[cid.Cid]bool
+	first atomic.Int64 // so many of these
+	open  chan struct{}
+}
+
+func (d *slowDAG) Get(ctx context.Context, c cid.Cid) (ipld.Node, error) {
+	nd, err := d.DAGService.Get(ctx, c)
+	if d.of[c] && d.first.Add(-1) >= 0 {
+		<-d.open
+	}
+	return nd, err
+}
+
+// What is dropped while a repair has still to read it is nowhere.
+func TestRepairBesideADrop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		r := net.newReplica(t, silent, func(o *Options) {
+			o.DAGSyncerTimeout, o.RepairInterval, o.RebroadcastInterval = time.Hour, 0, 24*time.Hour
+		})
+		liar := net.node()
+		var roots []cid.Cid
+		for i := range 4 * fetchesPerWorker {
+			roots = append(roots, r.offer(liar, &pb.Delta{Priority: 1, Elements: oneElement(fmt.Sprint("/", i))}))
+		}
+		for _, c := range roots {
+			r.awaitMerged(c)
+		}
+		r.put("/top", "v") // on all of them
+		dag := &slowDAG{DAGService: r.node, of: make(map[cid.Cid]bool), open: make(chan struct{})}
+		for _, c := range roots {
+			dag.of[c] = true
+		}
+		r.reopenWith(dag, nil)
+		synctest.Wait()
+		dag.first.Store(fetchesPerWorker)
+		r.MarkDirty(ctx)
+		begun, repaired := time.Now(), make(chan error)
+		go func() { repaired <- r.Repair(ctx) }()
+		synctest.Wait() // it has read some, and has still to read the others
+		r.checkpoint()
+		r.compact()
+		liar.away(true)
+		close(dag.open)
+		r.must(<-repaired)
+		if took := time.Since(begun); took > time.Minute {
+			t.Errorf("it took %s", took)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-ds-crdt/pb"
@@ -83,19 +84,10 @@ func (s *blockStore) peek(raw []byte) (summary, checkpoint bool) {
 	return summary, checkpoint
 }
 
-// below returns the blocks to read after a block, on the way down: its links, but for
-// those of which a cover is all that is left, or what a summary sums up and is here.
+// below returns the blocks to read after a block, on the way down: its links, or what a
+// summary sums up and is here.
 func (s *blockStore) below(ctx context.Context, b *block) ([]blockID, error) {
-	var ids []blockID
-	for _, id := range b.links {
-		gone, err := s.marks.isGone(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if !gone {
-			ids = append(ids, id)
-		}
-	}
+	ids := slices.Clip(b.links)
 	for _, id := range b.summed {
 		here, err := s.marks.isHere(ctx, id)
 		if err != nil {

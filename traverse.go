@@ -66,7 +66,13 @@ func (s *blockStore) traverse(ctx context.Context, from []blockID, t *traversal,
 	}
 	for t.running+len(t.todo) > 0 {
 		for t.running < fetchesPerWorker && len(t.todo) > 0 {
-			requests <- t.next()
+			if next := t.next(); t.gone || !s.isDropped(ctx, from, next.link.id) {
+				t.running++
+				requests <- next
+			}
+		}
+		if t.running == 0 {
+			break
 		}
 		r := <-results
 		t.running--
@@ -102,8 +108,9 @@ func (s *blockStore) startReaders(ctx context.Context, t *traversal) (chan<- toR
 	}
 }
 
-// isDropped reports whether a block that cannot be read has been dropped since the
-// traversal has come across it.
+// isDropped reports whether a block has been dropped, but for those that a traversal begins
+// with: it is nowhere, as a rule, and would be waited for. It may be so before the traversal
+// comes across it, or afterwards.
 func (s *blockStore) isDropped(ctx context.Context, from []blockID, id blockID) bool {
 	gone, err := s.marks.isGone(ctx, id)
 	return gone && err == nil && !slices.Contains(from, id)
@@ -191,7 +198,6 @@ func (t *traversal) link(id blockID) link { return link{id, t.v0[id]} }
 func (t *traversal) next() toRead {
 	id := t.todo[0]
 	t.todo = t.todo[1:]
-	t.running++
 	return toRead{t.link(id), t.stages[id]&known != 0, t.merged, t.judged}
 }
 
