@@ -39,7 +39,7 @@ func (c *dagChange) check() {
 	for id, m := range c.marks {
 		mustHold(!m.changed || m.state != pending || m.missing > 0, "block %s waits for nothing", id.Cid())
 		if w, changed := c.queue[id]; changed {
-			mustHold(w == nil || m.state != pending, "block %s is here, and is queued as missing", id.Cid())
+			mustHold(w == nil || m.state != pending || c.purge.hides(id), "block %s is here, and is queued as missing", id.Cid())
 		}
 	}
 	for id, w := range c.waits {

@@ -285,6 +285,24 @@ func TestPurgeLeavesHeadsThatCameMeanwhile(t *testing.T) {
 	}
 }
 
+// A block that will never be complete may be merged above one that is pending, and counts as
+// missing while it is being purged.
+func TestPurgeBelowAStrandedBlock(t *testing.T) {
+	net := newTestNet()
+	r, liar := net.newReplica(t, silent), net.node()
+	waits := r.offer(liar, &pb.Delta{Priority: 2, DagName: "x", Elements: oneElement("/k")}, unavailable(0))
+	r.awaitMerged(waits)
+	bad := liar.forge(t, []byte("not a delta"))
+	r.node.deliver(announcement(bad))
+	waitFor(t, "a block to be refused", func() bool { return r.state(bad) == refused })
+	service := &pausedDAG{testNode: r.node, at: waits, then: func() {
+		r.awaitMerged(r.offer(liar, &pb.Delta{Priority: 3, Elements: oneElement("/k")}, waits, bad))
+	}}
+	service.left.Store(2) // the first time to find it, the second one to forget it
+	r.reopenWith(service, nil)
+	r.purgeDAG("x", 1)
+}
+
 // A purgeModel is what PurgeDAG means, in the plainest form.
 type purgeModel struct {
 	blocks map[blockID]*block // all that were ever made
