@@ -45,9 +45,9 @@ func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer
 // Repair reads every block below the heads and merges those that have not
 // been, or refuses those that break a rule, and leaves alone what lies below these, or
 // below a checkpoint whose snapshot is held.
-// It keeps the CIDs of all blocks in memory while it runs, and waits for none for more than
-// five minutes. When all is well it marks the datastore clean; when blocks are unavailable, it returns an error and
-// leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG
+// It keeps the CIDs of all blocks in memory while it runs, and waits for none of them for
+// more than five minutes. When all is well it marks the datastore clean; when blocks are
+// unavailable, it returns an error and leaves the datastore as dirty as it was. It waits for another Repair or PurgeDAG
 // that is going on, and must not be called by a hook.
 func (d *Datastore) Repair(ctx context.Context) (err error) {
 	ctx, end, err := d.begin(ctx)
