@@ -159,7 +159,7 @@ func (p *purge) run(ctx context.Context) (removed int, err error) {
 
 // findAll finds the blocks of the DAG, and makes them count as not merged.
 func (p *purge) findAll(ctx context.Context, tops, left []blockID) (stillLeft []blockID, err error) {
-	p.walk.enter, p.walk.merged = p.store.isHere, true
+	p.walk = traversal{enter: p.store.isHere, merged: true, patience: walkPatience}
 	p.found = make(map[blockID]*foundBlock)
 	if err := p.find(ctx, tops); err != nil {
 		return nil, err
@@ -354,7 +354,7 @@ func (p *purge) read(ctx context.Context, portion []*foundBlock) ([]*block, erro
 
 // eachOf calls f with some blocks, and with none below them.
 func (p *purge) eachOf(ctx context.Context, ids []blockID, f func(*block) error) error {
-	return p.blocks.traverse(ctx, ids, &traversal{alone: true, merged: true}, func(_ blockID, b *block, err error) error {
+	return p.blocks.traverse(ctx, ids, &traversal{alone: true, merged: true, patience: walkPatience}, func(_ blockID, b *block, err error) error {
 		if err == nil {
 			err = f(b)
 		}

@@ -124,6 +124,23 @@ func TestPurgeFailsOverABlockThatCannotBeRead(t *testing.T) {
 	r.purgeDAG("x", 2)
 }
 
+// Nor does it wait for one for ever, however long a request may take: the DAG is hidden meanwhile.
+func TestPurgeGivesUpABlockThatNobodyHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestNet().newReplica(t, func(o *Options) { o.DAGSyncerTimeout, o.RebroadcastInterval = 0, time.Minute })
+		lost := r.publishIn("x", "/a", "v").Cid
+		r.publishIn("x", "/b", "v")
+		show := r.node.hide(t, lost)
+		ctx, cancel := context.WithTimeout(ctx, time.Hour)
+		defer cancel()
+		if _, err := r.PurgeDAG(ctx, "x"); err == nil || ctx.Err() != nil {
+			t.Errorf("PurgeDAG: %v", err)
+		}
+		show()
+		r.purgeDAG("x", 2)
+	})
+}
+
 // A failingDAG fails to remove one block.
 type failingDAG struct {
 	*testNode

@@ -31,10 +31,11 @@ type repairer struct {
 	marked uint64     // counts MarkDirty
 }
 
-// repairPatience is how long a repair waits for a block, also where Options.DAGSyncerTimeout
-// sets no limit. What nobody has must not hold it up for ever: PurgeDAG waits for it, and a
-// checkpoint that has the block is only taken once it has failed.
-const repairPatience = 5 * time.Minute
+// walkPatience is how long a repair or a purge waits for a block, also where
+// Options.DAGSyncerTimeout sets no limit. What nobody has must not hold them up for ever: the
+// one waits for the other, a purge hides its DAG meanwhile, and a checkpoint that has the block
+// is only taken once a repair has failed.
+const walkPatience = 5 * time.Minute
 
 func newRepairer(c *committer, f *fetcher, log logging.StandardLogger) *repairer {
 	r := &repairer{store: c.store, blocks: c.blocks, committer: c, fetcher: f, log: log, alone: make(chan struct{}, 1)}
@@ -238,7 +239,7 @@ func (r *repairer) walk(ctx context.Context, found *findings, heads, pendingHead
 	if err != nil {
 		return err
 	}
-	found.walk = traversal{stages: stages, judged: true, patience: repairPatience, enter: func(ctx context.Context, id blockID) (bool, error) {
+	found.walk = traversal{stages: stages, judged: true, patience: walkPatience, enter: func(ctx context.Context, id blockID) (bool, error) {
 		covered, err := r.store.covered(ctx, id)
 		if covered {
 			stages[id] |= known | begun

@@ -201,7 +201,7 @@ func (s *simulation) checkNothingGoesOn() {
 // take for ever, for blocks that have come to be covered since, and are nowhere.
 func (s *simulation) awaitRepairs() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 2*repairPatience)
+	ctx, cancel := context.WithTimeout(ctx, 2*walkPatience)
 	defer cancel()
 	for _, r := range s.replicas {
 		r.must(r.repairer.acquireAlone(ctx))
