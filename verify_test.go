@@ -94,7 +94,7 @@ func TestFalseCheckpointIsVoid(t *testing.T) {
 // Covers may be cut into segments otherwise: the ids count.
 func TestCheckpointOfOtherSegmentsIsHeld(t *testing.T) {
 	net := newTestNet()
-	a, b := net.newReplica(t), net.newReplica(t)
+	a, b := net.newReplica(t), net.newReplica(t, walkHistory)
 	net.split(0, 1)
 	for _, n := range []int{40, 4} {
 		for i := range n {
@@ -109,6 +109,9 @@ func TestCheckpointOfOtherSegmentsIsHeld(t *testing.T) {
 	net.heal()
 	b.awaitHeld(last.head())
 	held := b.known(last.head())
+	if held.taken {
+		t.Error("it was taken, and not checked")
+	}
 	if fmt.Sprint(held.segments) != fmt.Sprint(last.segments) {
 		t.Errorf("segments %v, want %v", held.segments, last.segments)
 	}
