@@ -357,3 +357,35 @@ func TestBlocksStayAwayWhileTheirSnapshotIsPurged(t *testing.T) {
 		t.Errorf("PurgeDAG: %v, and left are %v", err, r.pairs())
 	}
 }
+
+// What waits for blocks that a take has brought, and has not been told yet, is forgotten as
+// well when the DAG is purged: nothing would lead to it later.
+func TestPurgeBeforeATakeIsTold(t *testing.T) {
+	s := newTakeTest(t, manyVersions)
+	middle := s.author.snapshot("").links[0]
+	manyVersions(s.author)
+	s.serve(t, middle)
+	c := s.checkpoint(t)
+	r := s.net.newReplica(t, walkHistory)
+	by := r.checkpointer
+	_, end, err := by.begin(ctx, "")
+	r.must(err)
+	for _, c := range []cid.Cid{middle.Cid(), c} {
+		r.node.deliver(announcement(c))
+		r.awaitMerged(c)
+	}
+	id := idOf(c)
+	r.must(by.beginTake(ctx, by.checkpoint(id)))
+	r.must(by.addEntries(ctx, by.checkpoint(id), true))
+	r.must(by.finishTake(ctx, by.checkpoint(id)))
+	purged := make(chan error)
+	go func() { _, err := r.PurgeDAG(ctx, ""); purged <- err }()
+	waitFor(t, "the purge to have its turn next", func() bool {
+		by.mu.Lock()
+		defer by.mu.Unlock()
+		return by.purging != nil
+	})
+	end()
+	r.must(<-purged)
+	r.checkPurged()
+}

@@ -165,3 +165,26 @@ func fillGaps(t *testing.T) {
 		t.Error("it is dirty still")
 	}
 }
+
+// What one take has added that was left is removed by another, of a checkpoint beside that, though
+// no block of its cover has been merged.
+func TestTakeRemovesWhatOneThatWasLeftHasAdded(t *testing.T) {
+	s := newTakeTest(t, manyVersions)
+	first := s.checkpoint(t)
+	s.author.del("/large")
+	second := s.checkpoint(t)
+	r := s.net.newReplica(t, silent, walkHistory)
+	by, cp := r.beginTake(first)
+	r.must(by.addEntries(ctx, cp, false))
+	r.must(by.leave(ctx, cp.id, errLeft))
+	if got := r.get("/large"); got == "(none)" {
+		t.Fatal("the first take has not added /large")
+	}
+	r.node.deliver(announcement(second))
+	r.awaitMerged(second)
+	r.must(by.beginTake(ctx, by.checkpoint(idOf(second))))
+	r.must(by.mergeSnapshot(ctx, by.checkpoint(idOf(second))))
+	if got, want := r.pairs(), s.author.pairs(); !maps.Equal(got, want) {
+		t.Errorf("it has %v, want %v", got, want)
+	}
+}
