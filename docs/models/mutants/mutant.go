@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -14,19 +15,23 @@ import (
 // list holds the mutants, in paragraphs:
 //
 //	name: the rule that it breaks
+//	by TestOfThisRule
 //	file.go
 //	 a line that stays
 //	-a line that goes
 //	+a line that comes
 //
 // A file is named for each place that is edited. The lines that stay and go must be in it
-// once. A line that begins with # is a comment.
+// once. A test is named if the simulation never comes upon what the rule is about, or too
+// rarely, and "by nothing" stands there if breaking the rule comes to the same: such a mutant
+// runs only if it is asked for. A line that begins with # is a comment.
 //
 //go:embed list.txt
 var list string
 
 type mutant struct {
 	name  string
+	by    string // the test that is to catch it, or "nothing"
 	edits []*edit
 }
 
@@ -44,11 +49,13 @@ func parse(list string) (mutants []*mutant, err error) {
 		case line == "" || line[0] == '#':
 		case strings.ContainsRune(" -+", rune(line[0])) && e != nil:
 			e.add(line[0], line[1:]+"\n")
+		case strings.HasPrefix(line, "by ") && m != nil:
+			m.by = line[len("by "):]
 		case strings.HasSuffix(line, ".go") && m != nil:
 			e = &edit{file: line}
 			m.edits = append(m.edits, e)
 		case named:
-			m, e = &mutant{name: name}, nil
+			m, e = &mutant{name: name, by: "TestSimulation"}, nil
 			mutants = append(mutants, m)
 		default:
 			return nil, fmt.Errorf("line %d of the list cannot be read: %q", n+1, line)
@@ -97,7 +104,7 @@ func (m *mutant) try(root string) (how string, caught bool) {
 	if err := m.build(root, dir); err != nil {
 		return err.Error(), false
 	}
-	run := exec.Command(filepath.Join(dir, "test"), "-test.run="+*tests, "-test.failfast", "-test.timeout=0",
+	run := exec.Command(filepath.Join(dir, "test"), "-test.run="+cmp.Or(*tests, "^"+m.by+"$"), "-test.failfast", "-test.timeout=0",
 		fmt.Sprintf("-sim.n=%d", *seeds), fmt.Sprintf("-sim.first=%d", *first))
 	run.Dir = root
 	out, err := run.CombinedOutput()

@@ -1,6 +1,11 @@
 package main
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
 
 // Mutants that don't match the code any more test nothing. Whether one is caught takes too
 // long to be a test.
@@ -9,7 +14,7 @@ func TestListMatchesTheCode(t *testing.T) {
 	if err != nil || len(mutants) < 40 {
 		t.Fatalf("%d mutants, %v", len(mutants), err)
 	}
-	names := make(map[string]bool)
+	names, tests := make(map[string]bool), readTests(t)
 	for _, m := range mutants {
 		if _, err := m.apply("../../.."); err != nil {
 			t.Error(err)
@@ -18,5 +23,24 @@ func TestListMatchesTheCode(t *testing.T) {
 			t.Errorf("%s is there twice, or has no edits", m.name)
 		}
 		names[m.name] = true
+		if m.by != "nothing" && !strings.Contains(tests, "\nfunc "+m.by+"(t *testing.T) {") {
+			t.Errorf("there is no %s, which is to catch %s", m.by, m.name)
+		}
 	}
+}
+
+func readTests(t *testing.T) string {
+	files, err := filepath.Glob("../../../*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
 }
