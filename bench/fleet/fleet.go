@@ -18,7 +18,8 @@ import (
 
 const (
 	settlePatience = 15 * time.Minute // until all replicas hold the same
-	quietRounds    = 3                // rebroadcast intervals in which nobody writes
+	earlyRounds    = 3                // rebroadcast intervals before anybody writes
+	quietRounds    = 3                // and after all hold the same
 )
 
 // A fleet is replicas on a network.
@@ -72,8 +73,11 @@ func (f *fleet) close() (err error) {
 	return err
 }
 
-// run writes, waits until all replicas hold the same, and then for a while.
+// run writes, waits until all replicas hold the same, and then for a while. Before, it waits until
+// the replicas announce their heads at any moment, and not all at the same time after their start.
 func (f *fleet) run() (r row, err error) {
+	interval := crdt.DefaultOptions().RebroadcastInterval
+	time.Sleep(earlyRounds * interval)
 	m := f.begin()
 	if err := f.write(); err != nil {
 		return r, err
@@ -89,7 +93,7 @@ func (f *fleet) run() (r row, err error) {
 		return r, err
 	}
 	quiet := f.begin()
-	time.Sleep(quietRounds * crdt.DefaultOptions().RebroadcastInterval)
+	time.Sleep(quietRounds * interval)
 	r.repeats = float64(quiet.traffic().published) / quietRounds
 	return r, nil
 }

@@ -19,7 +19,7 @@ var panels = [][]figure{
 	{{"propagation, p50, ms", func(r row) float64 { return ms(r.p50) }}, {"propagation, p99, ms", func(r row) float64 { return ms(r.p99) }}},
 	{{"messages for a write and replica", func(r row) float64 { return r.parcels }}, {"bytes for a write and replica", func(r row) float64 { return r.bytes }}},
 	{{"duplicates of a message", func(r row) float64 { return r.repeated }}, {"CPU of a merged block, µs", func(r row) float64 { return float64(r.cpu) / 1000 }}},
-	{{"heads, mean", func(r row) float64 { return r.heads }}, {"heads at most", func(r row) float64 { return float64(r.maxHeads) }}},
+	{{"heads, mean", func(r row) float64 { return r.heads }}, {"announcements for a write", func(r row) float64 { return r.published }}},
 	{{"links of a block", func(r row) float64 { return r.links }}, {"all the same after, s", func(r row) float64 { return r.settled.Seconds() }}},
 }
 

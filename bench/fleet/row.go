@@ -15,6 +15,7 @@ type row struct {
 	p50, p99, worst     time.Duration // of propagation
 	fast99              time.Duration // likewise p99, if neither replica is behind a slow link
 	late99              time.Duration // p99 of what was written in the last quarter
+	published           float64       // announcements of all for each write
 	parcels, bytes      float64       // for each write and replica
 	posts, gossip, dags float64       // bytes of the parts of these
 	repeated            float64       // repeats of each post at a replica
@@ -35,6 +36,7 @@ func (m *meter) row() row {
 	r := row{plan: m.plan, writes: len(m.log.writes), blocks: blocks}
 	each := float64(r.writes * r.replicas)
 	merged := float64(blocks * (r.replicas - 1))
+	r.published = float64(t.published) / float64(r.writes)
 	r.parcels, r.bytes = float64(t.parcels)/each, float64(t.bytes)/each
 	r.posts, r.gossip, r.dags = float64(t.postBytes)/each, float64(t.gossipBytes)/each, float64(t.blockBytes)/each
 	r.repeated = float64(t.repeats) / float64(t.copies)
@@ -90,6 +92,7 @@ var tables = [][]figure{{
 	{"links of a block", func(r row) float64 { return r.links }},
 	{"bytes of a block", func(r row) float64 { return r.blockBytes }},
 	{"blocks asked for, %", func(r row) float64 { return 100 * r.asked }},
+	{"announcements for a write", func(r row) float64 { return r.published }},
 	{"announcements in a quiet interval", func(r row) float64 { return r.repeats }},
 }, {
 	{"messages", func(r row) float64 { return r.parcels }},
