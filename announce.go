@@ -33,6 +33,9 @@ const (
 	// at the least. Up to a quarter of it passes at random before each, so that
 	// one replica speaks first, and those that hear it need not.
 	joinPause = 400 * time.Millisecond
+
+	// maxUnmerged is how many announced blocks are kept in mind, at most, that are no heads.
+	maxUnmerged = 64
 )
 
 // The announcer tells other replicas about the heads: at once about those
@@ -54,7 +57,7 @@ type announcer struct {
 	pending map[blockID]bool      // to be announced, if they are heads still
 	fresh   []*block              // to be announced inline, in the order of their commits
 	size    int                   // of fresh, in bytes
-	seen    map[blockID]time.Time // heads that others announced since the last round
+	seen    map[blockID]time.Time // what others announced since the last round
 	ended   bool                  // nothing can be sent any more, and is kept for that
 }
 
@@ -122,17 +125,16 @@ func (a *announcer) announceHeads(since time.Time) {
 	a.wake.ring()
 }
 
-// sawHead notes that another replica knows a head, so that the next round can
-// leave it out. That may be hours away: what is a head no more is removed before.
+// sawHead notes that another replica has announced a block, so that the next round can leave
+// it out, if it is a head by then. That may be hours away: what is none is removed before, once
+// there is much of it. So a block counts that is not merged yet: else each replica whose round ends
+// before another one repeats a new head would repeat it, and the more replicas the more do.
 func (a *announcer) sawHead(id blockID) {
 	heads, newest := a.frontier.announced()
-	if !heads.has(id) && !newest.has(id) {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen[id] = time.Now()
-	if len(a.seen) > 2*(len(heads)+len(newest)) {
+	if len(a.seen) > maxUnmerged+2*(len(heads)+len(newest)) {
 		maps.DeleteFunc(a.seen, func(id blockID, _ time.Time) bool { return !heads.has(id) && !newest.has(id) })
 	}
 }

@@ -101,11 +101,11 @@ func TestAnnouncedAgainForThoseWhoMissedIt(t *testing.T) {
 	waitFor(t, "the pair", func() bool { return b.get("/k") == "v" })
 }
 
-// The next round may be hours away: until then only what others know of the
-// present heads is kept.
+// The next round may be hours away: until then what others know of the present heads is kept,
+// and little else.
 func TestSeenHeadsDoNotPileUp(t *testing.T) {
 	r := newTestNet().newReplica(t)
-	for i := range 50 {
+	for i := range 2 * maxUnmerged {
 		r.put("/k", fmt.Sprint(i))
 		id, err := blockIDOf(r.head())
 		r.must(err)
@@ -113,8 +113,8 @@ func TestSeenHeadsDoNotPileUp(t *testing.T) {
 	}
 	r.announcer.mu.Lock()
 	defer r.announcer.mu.Unlock()
-	if n := len(r.announcer.seen); n > 2 {
-		t.Errorf("%d heads are remembered, and there is one", n)
+	if n := len(r.announcer.seen); n > maxUnmerged+2 {
+		t.Errorf("%d blocks are remembered, and there is one head", n)
 	}
 }
 
@@ -248,4 +248,39 @@ func TestNewcomerHearsOfTheNewestCheckpoint(t *testing.T) {
 	if fetched > len(covered)/10 {
 		t.Errorf("%d of %d covered blocks were fetched", fetched, len(covered))
 	}
+}
+
+// A head that has just been announced is repeated only once a round has passed in which nobody
+// announced it, also by those who did not know it then. Fake time shows what is not said.
+func TestFreshHeadIsNotRepeatedInTheSameRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		opts := DefaultOptions()
+		opts.RebroadcastInterval = time.Hour
+		a, b := net.node(), net.node()
+		open := func(node *testNode) *Datastore {
+			d, err := New(newAtomicStore(), testNamespace, node, node, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { d.Close() })
+			return d
+		}
+		sent := func() int { net.mu.Lock(); defer net.mu.Unlock(); return b.sent }
+		writer, _ := open(a), open(b)
+		time.Sleep(30 * time.Minute)
+		if err := writer.Put(ctx, ds.NewKey("/k"), []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		a.away(true) // it would repeat the head itself
+		time.Sleep(50 * time.Minute)
+		if n := sent(); n > 0 {
+			t.Errorf("%d messages in the round in which the head was announced", n)
+		}
+		time.Sleep(80 * time.Minute)
+		if sent() == 0 {
+			t.Error("the head is not repeated in the next round")
+		}
+	})
 }

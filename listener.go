@@ -58,13 +58,13 @@ func (l *listener) receive(data []byte) {
 		if err == nil && !known {
 			hidden, err = l.store.hiddenBy(l.ctx, l.frontier.checkpoints(), h.id)
 		}
+		l.announcer.sawHead(h.id)
 		switch {
 		case l.ctx.Err() != nil: // it is being closed
 			return
 		case err != nil:
 			l.log.Errorf("looking up block %s: %s", h.id.Cid(), err)
 		case known:
-			l.announcer.sawHead(h.id)
 		case hidden: // nobody could tell later that it is here
 		default:
 			if len(h.raw) > 0 {
