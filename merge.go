@@ -39,7 +39,7 @@ const (
 // its own.
 const (
 	minGroupWeight   = 64
-	firstGroupWeight = 256
+	firstGroupWeight = 2048
 	maxGroupWeight   = 64 << 10
 )
 

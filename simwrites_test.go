@@ -14,6 +14,7 @@ import (
 
 	ds "github.com/ipfs/go-datastore"
 	query "github.com/ipfs/go-datastore/query"
+	"github.com/ipfs/go-ds-crdt/pb"
 )
 
 // writes are what a step does to a replica that runs.
@@ -142,9 +143,17 @@ func (c *checkedWrite) made() (made []*block) {
 }
 
 // isOfCheckpoint reports whether a block was made for a checkpoint beside the write: it is
-// one, or was to remove losers, and the store failed then.
+// one, or removes losers. These are of other keys as well, or the store failed then.
 func (c *checkedWrite) isOfCheckpoint(b *block) bool {
-	return b.delta.snapshot != nil || len(b.delta.elements) == 0 && !c.r.states()[b.id].merged()
+	if b.delta.snapshot != nil || len(b.delta.elements) > 0 {
+		return b.delta.snapshot != nil
+	}
+	return !c.r.states()[b.id].merged() || slices.ContainsFunc(b.delta.tombstones, func(t *pb.Element) bool { return !c.changesKey(t.GetKey()) })
+}
+
+// changesKey reports whether a write changes a key: of some it is not known.
+func (c *checkedWrite) changesKey(key string) bool {
+	return c.changes == nil || slices.ContainsFunc(c.changes.list, func(ch *change) bool { return ch.key == key })
 }
 
 // checkDelta compares the blocks of a write with what it means: its last values,
