@@ -145,8 +145,11 @@ func (c *checkedWrite) made() (made []*block) {
 // isOfCheckpoint reports whether a block was made for a checkpoint beside the write: it is
 // one, or removes losers. These are of other keys as well, or the store failed then.
 func (c *checkedWrite) isOfCheckpoint(b *block) bool {
-	if b.delta.snapshot != nil || len(b.delta.elements) > 0 {
-		return b.delta.snapshot != nil
+	switch {
+	case b.delta.snapshot != nil:
+		return true
+	case len(b.delta.elements) > 0:
+		return false
 	}
 	return !c.r.states()[b.id].merged() || slices.ContainsFunc(b.delta.tombstones, func(t *pb.Element) bool { return !c.changesKey(t.GetKey()) })
 }

@@ -36,7 +36,7 @@ func OpenStore(kind, dir string) (ds.Batching, error) {
 	case Map:
 		return sync.MutexWrap(ds.NewMapDatastore()), nil
 	}
-	return nil, fmt.Errorf("there is no store %q, only %s and %s", kind, Badger, Pebble)
+	return nil, fmt.Errorf("there is no store %q, only %s, %s and %s", kind, Badger, Pebble, Map)
 }
 
 // DiskBytes is what the files below a directory take up. Stores make files with holes,

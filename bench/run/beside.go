@@ -5,8 +5,6 @@ import (
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
-	crdt "github.com/ipfs/go-ds-crdt"
-	"github.com/ipfs/go-ds-crdt/bench/bed"
 )
 
 const (
@@ -19,36 +17,26 @@ const (
 func besideJoin(count, keysPerBlock int) func(*env) error {
 	return func(e *env) error {
 		pairs := makePairs("/bench", e.size(count)*keysPerBlock)
-		source, head, err := e.writeHistory(pairs, keysPerBlock)
+		j, err := e.openJoiner(pairs, keysPerBlock)
 		if err != nil {
 			return err
 		}
-		dag := bed.NewDAG()
-		dag.Sources, dag.Delay = []*bed.DAG{source}, requestDelay
-		arrived := new(arrivals)
-		radio := bed.NewStation(bed.Silent)
-		joiner, err := e.openReplica(dag, radio, arrived.watch(crdt.DefaultOptions()))
+		own, more := makePairs("/own", e.size(besideAlone)), makePairs("/beside", 100_000)
+		alone, err := putAndGet(e.ctx, j.replica, own)
 		if err != nil {
 			return err
 		}
-		own := makePairs("/own", e.size(besideAlone))
-		alone, err := putAndGet(e.ctx, joiner, own)
-		if err != nil {
-			return err
-		}
-		arrived.expect(pairs)
 		ctx, joined := context.WithCancel(e.ctx)
 		var took time.Duration
 		failed := make(chan error, 1)
 		go func() {
 			defer joined()
 			start := time.Now()
-			radio.Heard <- head
-			failed <- arrived.wait(e.ctx, joiner)
+			err := j.join(e.ctx)
 			took = time.Since(start)
+			failed <- err
 		}()
-		more := makePairs("/beside", 100_000)
-		beside, err := putAndGet(ctx, joiner, more)
+		beside, err := putAndGet(ctx, j.replica, more)
 		if err == nil {
 			err = <-failed
 		}
@@ -58,24 +46,21 @@ func besideJoin(count, keysPerBlock int) func(*env) error {
 		e.millis("join", took)
 		e.reportCalls("alone", alone)
 		e.reportCalls("beside", beside)
-		return verifyArrived(e.ctx, joiner, pairs, own, more[:len(beside.puts)])
+		return verifyArrived(e.ctx, j.replica, pairs, own, more[:len(beside.puts)])
 	}
 }
 
 // A callTimes is how long calls took.
 type callTimes struct{ puts, gets []time.Duration }
 
-// putAndGet puts pairs, and gets each, one every millisecond, until it has all or ctx ends.
+// putAndGet puts pairs, and gets each, one every millisecond, until it has all or ctx ends. It
+// does so with one at least.
 func putAndGet(ctx context.Context, d ds.Datastore, pairs []pair) (t callTimes, err error) {
 	tick := time.NewTicker(besideEvery)
 	defer tick.Stop()
 	whole := context.WithoutCancel(ctx)
 	for _, p := range pairs {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return t, nil
-		}
+		<-tick.C
 		start := time.Now()
 		if err := d.Put(whole, p.key, p.value); err != nil {
 			return t, err
@@ -85,6 +70,9 @@ func putAndGet(ctx context.Context, d ds.Datastore, pairs []pair) (t callTimes, 
 			return t, err
 		}
 		t.puts, t.gets = append(t.puts, put.Sub(start)), append(t.gets, time.Since(put))
+		if ctx.Err() != nil {
+			break
+		}
 	}
 	return t, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -16,29 +17,45 @@ const requestDelay = 5 * time.Millisecond
 func join(count, keysPerBlock int) func(*env) error {
 	return func(e *env) error {
 		pairs := makePairs("/bench", e.size(count)*keysPerBlock)
-		source, head, err := e.writeHistory(pairs, keysPerBlock)
+		j, err := e.openJoiner(pairs, keysPerBlock)
 		if err != nil {
 			return err
 		}
-		dag := bed.NewDAG()
-		dag.Sources, dag.Delay = []*bed.DAG{source}, requestDelay
-		arrived := new(arrivals)
-		radio := bed.NewStation(bed.Silent)
-		joiner, err := e.openReplica(dag, radio, arrived.watch(crdt.DefaultOptions()))
+		took, err := timed(func() error { return j.join(e.ctx) })
 		if err != nil {
 			return err
 		}
-		arrived.expect(pairs)
-		took, err := timed(func() error {
-			radio.Heard <- head
-			return arrived.wait(e.ctx, joiner)
-		})
-		if err != nil {
-			return err
-		}
-		e.reportJoin(took, len(pairs), dag)
-		return verifyArrived(e.ctx, joiner, pairs)
+		e.reportJoin(took, len(pairs), j.dag)
+		return verifyArrived(e.ctx, j.replica, pairs)
 	}
+}
+
+// joiner is a new replica that has not heard yet of a history.
+type joiner struct {
+	replica *crdt.Datastore
+	dag     *bed.DAG
+	radio   *bed.Station
+	head    []byte // the announcement of the history
+	arrived *arrivals
+}
+
+// openJoiner writes a history of blocks of some keys each, and opens a replica that is to get it.
+func (e *env) openJoiner(pairs []pair, keysPerBlock int) (*joiner, error) {
+	source, head, err := e.writeHistory(pairs, keysPerBlock)
+	if err != nil {
+		return nil, err
+	}
+	j := &joiner{dag: bed.NewDAG(), radio: bed.NewStation(bed.Silent), head: head, arrived: new(arrivals)}
+	j.dag.Sources, j.dag.Delay = []*bed.DAG{source}, requestDelay
+	j.replica, err = e.openReplica(j.dag, j.radio, j.arrived.watch(crdt.DefaultOptions()))
+	j.arrived.expect(pairs)
+	return j, err
+}
+
+// join returns once the replica has all of the history.
+func (j *joiner) join(ctx context.Context) error {
+	j.radio.Heard <- j.head
+	return j.arrived.wait(ctx, j.replica)
 }
 
 func (e *env) reportJoin(took time.Duration, keys int, dag *bed.DAG) {

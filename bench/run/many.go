@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,7 +155,7 @@ func (c *crowd) links() (n int, err error) {
 	for _, b := range c.dags[0].All() {
 		node, err := merkledag.DecodeProtobuf(b.RawData())
 		if err != nil {
-			return math.MinInt, err
+			return 0, err
 		}
 		n += len(node.Links())
 	}
